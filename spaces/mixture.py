@@ -35,7 +35,10 @@ class Mixture(RootModel[tuple[tuple[str, float], ...]]):
         for domain, weight in self.root:
             if not (weight >= 0 and math.isfinite(weight)):
                 raise InvalidInputError(
-                    f"the weight of {domain} is {weight}", where=f"mixture.{domain}", allowed="0 <= weight <= 1", fix="0"
+                    f"the weight of {domain} is {weight}",
+                    where=f"mixture.{domain}",
+                    allowed="0 <= weight <= 1",
+                    fix="0",
                 )
         total = sum(weight for _, weight in self.root)
         if self.root and abs(total - 1) > SUM_TOLERANCE:
