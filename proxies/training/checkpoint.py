@@ -1,0 +1,179 @@
+"""Checkpoints from which a proxy continues bit for bit, without pickle.
+
+A checkpoint is one safetensors file: the model's parameters and buffers (balancing biases among them), the optimiser's
+moments, and a JSON state in the file's metadata. Neither data order nor learning rate nor random numbers are stored:
+they are functions of (seed, step). A file is written beside its place, flushed to disk and renamed into it, so a kill
+leaves the old checkpoint or the new one, never half of one.
+
+In the folder of a proxy:
+
+    trunk-00000120.safetensors            the two newest points of the trunk
+    branch-00000800-00000700.safetensors  the two newest points of the decay to step 800
+    start-00000800.safetensors            the trunk where the decay to step 800 leaves it
+    result-00000800.json                  the finished run of that horizon; its tensors are deleted
+
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from moe_search.proxies.training.divergence import LossState
+from moe_search.spaces.errors import InvalidInputError, ResourceError
+from moe_search.spaces.frozen import Frozen
+from moe_search.spaces.run import Run
+
+KEEP = 2
+"""Rolling checkpoints of a trunk or branch that stay: the newest, and one in case the disk spoils it."""
+
+
+class Position(Frozen):
+    """How far a trunk or branch has come."""
+
+    step: int
+    """Optimiser steps done, counted from the start of the trunk."""
+    seconds: float = 0.0
+    """Training time so far, trunk included."""
+    loss: LossState = LossState()
+
+
+class Snapshot:
+    """Tensors and position of a proxy at one step; the tensors are copies on the CPU."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], position: Position) -> None:
+        self.tensors = tensors
+        self.position = position
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copy everything that training changes: ``model.<name>`` and ``optimizer.<parameter number>.<moment>``."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load the ``model.`` part of a snapshot, strictly."""
+    prefix = "model."
+    model.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load the ``optimizer.`` part of a snapshot; hyper-parameters stay those of ``optimizer``."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, moment = name.split(".", 2)
+            state.setdefault(int(number), {})[moment] = value.clone()  # the optimiser updates in place
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+class CheckpointFolder:
+    """The folder of one proxy.
+
+    Args:
+        root: created when missing.
+        identity: what the proxy is (a hash); a folder of another proxy is refused.
+
+    Raises:
+        InvalidInputError: the folder belongs to another proxy.
+        ResourceError: the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, identity: str) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"cannot create the checkpoint folder {root}: {error.strerror}") from error
+        marker = root / "proxy.json"
+        if not marker.exists():
+            self._write(marker, json.dumps({"identity": identity}).encode())
+        elif json.loads(marker.read_text())["identity"] != identity:
+            raise InvalidInputError(
+                f"the checkpoint folder {root} belongs to another proxy or recipe",
+                where="checkpoint_dir",
+                fix="use a new folder, or delete this one",
+            )
+        for leftover in root.glob("*.tmp"):
+            leftover.unlink()
+
+    def save(self, leg: str, snapshot: Snapshot) -> None:
+        """Store a rolling checkpoint of ``leg`` (``trunk`` or ``branch-<steps>``) and drop those older than the last two."""
+        self._write_snapshot(self.root / f"{leg}-{snapshot.position.step:08d}.safetensors", snapshot)
+        for old in self._rolling(leg)[:-KEEP]:
+            old.unlink()
+
+    def latest(self, leg: str) -> Snapshot | None:
+        """Return the newest readable checkpoint of ``leg``."""
+        for path in reversed(self._rolling(leg)):
+            snapshot = self._read_snapshot(path)
+            if snapshot is not None:
+                return snapshot
+        return None
+
+    def save_start(self, steps: int, snapshot: Snapshot) -> None:
+        """Store the point at which the branch to ``steps`` leaves the trunk."""
+        self._write_snapshot(self._start(steps), snapshot)
+
+    def start(self, steps: int) -> Snapshot | None:
+        """Return the point at which the branch to ``steps`` leaves the trunk, if the trunk has come so far."""
+        path = self._start(steps)
+        return self._read_snapshot(path) if path.exists() else None
+
+    def save_result(self, steps: int, run: Run) -> None:
+        """Store a finished horizon and drop the tensors that only it needed."""
+        self._write(self.root / f"result-{steps:08d}.json", run.model_dump_json().encode())
+        for path in (self._start(steps), *self._rolling(f"branch-{steps:08d}")):
+            path.unlink(missing_ok=True)
+
+    def result(self, steps: int) -> Run | None:
+        """Return the finished run of the horizon of ``steps`` steps."""
+        path = self.root / f"result-{steps:08d}.json"
+        return Run.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def drop_tensors(self) -> None:
+        """Delete every checkpoint and keep the results: all horizons are done."""
+        for path in self.root.glob("*.safetensors"):
+            path.unlink()
+
+    def _start(self, steps: int) -> Path:
+        return self.root / f"start-{steps:08d}.safetensors"
+
+    def _rolling(self, leg: str) -> list[Path]:
+        """The rolling checkpoints of a leg, oldest first."""
+        pattern = re.compile(rf"{leg}-\d{{8}}\.safetensors")
+        return sorted(path for path in self.root.iterdir() if pattern.fullmatch(path.name))
+
+    def _write_snapshot(self, path: Path, snapshot: Snapshot) -> None:
+        self._write(path, save(dict(snapshot.tensors), metadata={"position": snapshot.position.model_dump_json()}))
+
+    def _read_snapshot(self, path: Path) -> Snapshot | None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                position = Position.model_validate_json(file.metadata()["position"])
+                return Snapshot({name: file.get_tensor(name) for name in file.keys()}, position)  # noqa: SIM118
+        except SafetensorError as error:
+            warnings.warn(f"the checkpoint {path} cannot be read ({error}); an older one is used", stacklevel=2)
+            return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ResourceError(f"cannot write the checkpoint {path}: {error.strerror}") from error
