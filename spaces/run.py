@@ -4,10 +4,13 @@ The Polars table of runs is :mod:`moe_search.scaling.runs`; this class is one ro
 can build without knowing any table.
 """
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field, PositiveInt
 
+from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.mixture import Mixture
 
@@ -100,3 +103,16 @@ class Run(Frozen):
     code_version: str = ""
     message: str = ""
     """Why a run did not finish."""
+
+
+def run_key(design: Design, scale: Scale, seed: int, context: str) -> str:
+    """Return 16 hex digits that name a run: the same on every machine, different whenever the result may differ.
+
+    Args:
+        design: what is trained.
+        scale: size and tokens.
+        seed: seed of initialisation and data order.
+        context: fingerprint of recipe, data and code.
+    """
+    parts = [design.fingerprint(), scale.n_active, scale.tokens, seed, context]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()

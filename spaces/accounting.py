@@ -1,0 +1,234 @@
+"""Exact parameters, FLOPs and memory of an architecture, by formula.
+
+Conventions, the same in every number of moe-search:
+
+- *Non-embedding* leaves out the input embedding and the output head; norms are counted. Tied matrices are counted once.
+- *Active* parameters are those that one token uses: ``top_k`` experts of ``n_experts``, everything else whole.
+- FLOPs are twice the multiply-adds of the matrix products of a forward pass: projections, causal attention averaged
+  over the sequence, router, experts, head. Embedding lookup, norms, softmax and activation functions are left out.
+  Training costs three forward passes (one forward, two backward).
+"""
+
+from moe_search.spaces.architecture import Architecture, DenseFFN, Layer, MoEFFN
+from moe_search.spaces.frozen import Frozen
+
+
+class LayerCount(Frozen):
+    """Parameters of one layer."""
+
+    parameters: int
+    """All of them: the sum of the parts below."""
+    active: int
+    """Those that one token uses."""
+    attention: int
+    """The token mixer, whatever it is, with its own norms and biases."""
+    router: int
+    experts: int
+    """Routed experts."""
+    shared: int
+    """Shared experts and their gate."""
+    dense: int
+    """The dense FFN."""
+    latent: int
+    """Projections into and out of the width at which latent experts work."""
+    norms: int
+    """The norms before mixer and FFN."""
+
+
+class Count(Frozen):
+    """Parameters of a model; the layers' parts sum to the totals exactly."""
+
+    n_total: int
+    n_active: int
+    n_total_non_embedding: int
+    n_active_non_embedding: int
+    embedding: int
+    head: int
+    """Output head; 0 when tied to the embedding."""
+    final_norm: int
+    layers: tuple[LayerCount, ...]
+
+
+class FlopsPerToken(Frozen):
+    """FLOPs a token; ``forward`` is the sum of the parts."""
+
+    forward: float
+    train: float
+    """Forward and backward: three times ``forward``."""
+    attention: float
+    """Token mixers: projections and what they do along the sequence."""
+    attention_scores: float
+    """The share of ``attention`` that grows with the sequence: scores and weighted values, or state updates."""
+    router: float
+    experts: float
+    """Routed experts, with the latent projections."""
+    shared: float
+    dense: float
+    head: float
+
+
+def _norm(architecture: Architecture) -> int:
+    return architecture.d_model
+
+
+def _matrices(ffn: DenseFFN | MoEFFN) -> int:
+    return 3 if ffn.gated else 2
+
+
+def _count_layer(layer: Layer, d_model: int, norm: int) -> LayerCount:
+    router = experts = active_experts = shared = dense = latent = 0
+    match layer.ffn:
+        case DenseFFN() as ffn:
+            dense = _matrices(ffn) * d_model * ffn.d_ff
+        case MoEFFN() as ffn:
+            width = ffn.latent_dim or d_model
+            biases = (ffn.d_expert * (_matrices(ffn) - 1) + width) * ffn.bias
+            expert = _matrices(ffn) * width * ffn.d_expert + biases
+            experts, active_experts = ffn.n_experts * expert, ffn.top_k * expert
+            router = ffn.n_experts * (d_model + ffn.bias)
+            shared = _matrices(ffn) * d_model * ffn.shared_width + d_model * ffn.shared_expert_gate
+            latent = 2 * d_model * ffn.latent_dim if ffn.latent_dim else 0
+        case None:
+            pass
+    attention = layer.mixer.matrices(d_model) + layer.mixer.vectors(d_model) if layer.mixer else 0
+    norms = norm * ((layer.mixer is not None) + (layer.ffn is not None))
+    rest = attention + router + shared + dense + latent + norms
+    return LayerCount(
+        parameters=rest + experts,
+        active=rest + active_experts,
+        attention=attention,
+        router=router,
+        experts=experts,
+        shared=shared,
+        dense=dense,
+        latent=latent,
+        norms=norms,
+    )
+
+
+def count(architecture: Architecture) -> Count:
+    """Return the exact parameter counts, equal to those of the instantiated model.
+
+    The balancing bias of loss-free routing is a buffer, not a parameter, and is not counted.
+    """
+    d_model, norm = architecture.d_model, _norm(architecture)
+    known: dict[int, LayerCount] = {}  # resolve() shares equal layers, so that a deep model is counted in microseconds
+    for layer in architecture.layers:
+        if id(layer) not in known:
+            known[id(layer)] = _count_layer(layer, d_model, norm)
+    layers = tuple(known[id(layer)] for layer in architecture.layers)
+    embedding = architecture.vocab_size * d_model
+    head = 0 if architecture.tied_embeddings else embedding
+    total = sum(layer.parameters for layer in layers) + norm
+    active = sum(layer.active for layer in layers) + norm
+    return Count(
+        n_total=total + embedding + head,
+        n_active=active + embedding + head,
+        n_total_non_embedding=total,
+        n_active_non_embedding=active,
+        embedding=embedding,
+        head=head,
+        final_norm=norm,
+        layers=layers,
+    )
+
+
+def flops_per_token(architecture: Architecture, seq_len: int | None = None) -> FlopsPerToken:
+    """Return forward and training FLOPs a token, averaged over a sequence.
+
+    Args:
+        architecture: the model.
+        seq_len: tokens of the sequence; None: the architecture's own.
+    """
+    d_model, length = architecture.d_model, seq_len or architecture.seq_len
+    projections = scores = router = experts = shared = dense = 0.0
+    for layer in architecture.layers:
+        if layer.mixer:
+            projections += 2.0 * layer.mixer.matrices(d_model)
+            scores += layer.mixer.sequence_flops(length)
+        match layer.ffn:
+            case DenseFFN() as ffn:
+                dense += 2.0 * _matrices(ffn) * d_model * ffn.d_ff
+            case MoEFFN() as ffn:
+                width = ffn.latent_dim or d_model
+                router += 2.0 * d_model * ffn.n_experts
+                experts += 2.0 * ffn.top_k * _matrices(ffn) * width * ffn.d_expert + 4.0 * d_model * (
+                    ffn.latent_dim or 0
+                )
+                shared += 2.0 * d_model * (_matrices(ffn) * ffn.shared_width + ffn.shared_expert_gate)
+            case None:
+                pass
+    head = 2.0 * d_model * architecture.vocab_size
+    forward = projections + scores + router + experts + shared + dense + head
+    return FlopsPerToken(
+        forward=forward,
+        train=3 * forward,
+        attention=projections + scores,
+        attention_scores=scores,
+        router=router,
+        experts=experts,
+        shared=shared,
+        dense=dense,
+        head=head,
+    )
+
+
+def train_flops(architecture: Architecture, tokens: int) -> float:
+    """Return the FLOPs, forward and backward, of training on ``tokens`` tokens in sequences of ``seq_len``."""
+    return flops_per_token(architecture).train * tokens
+
+
+def memory_bytes(
+    architecture: Architecture,
+    *,
+    batch_tokens: int,
+    weight_bytes: float = 2,
+    gradient_bytes: float | None = None,
+    optimizer_bytes: float = 12,
+    activation_bytes: float = 2,
+    cache_tokens: int | None = None,
+    cache_bytes: float = 2,
+) -> dict[str, float]:
+    """Return the bytes of training and of inference by part; nothing is sharded.
+
+    Activations are those kept for the backward pass without recomputation of layers: of each mixer its norm's input and
+    output, q, k, v and the output (FlashAttention keeps no score matrix); of each FFN its norm's input and output, the
+    router's logits, and for each active expert the gate and up halves, their product and the output. The head's logits
+    are left out, because the loss is computed in chunks.
+
+    Args:
+        architecture: the model.
+        batch_tokens: tokens whose activations are alive at once (a micro-batch).
+        weight_bytes: bytes a weight (2: bfloat16).
+        gradient_bytes: bytes a gradient; None: like a weight.
+        optimizer_bytes: bytes of optimiser state a parameter (12: float32 master weight and two Adam moments).
+        activation_bytes: bytes an activation.
+        cache_tokens: tokens in the inference cache; None: one sequence of ``seq_len``.
+        cache_bytes: bytes a cached number.
+
+    Returns:
+        ``weights``, ``gradients``, ``optimizer``, ``activations``, ``kv_cache``, each in bytes.
+    """
+    d_model, total = architecture.d_model, count(architecture).n_total
+    activations = d_model  # the final norm's input
+    cache = 0
+    for layer in architecture.layers:
+        if layer.mixer:
+            activations += layer.mixer.activations(d_model)
+            cache += layer.mixer.cache()
+        match layer.ffn:
+            case DenseFFN() as ffn:
+                activations += 2 * d_model + _matrices(ffn) * ffn.d_ff
+            case MoEFFN() as ffn:
+                width = ffn.latent_dim or d_model
+                active = ffn.top_k * ffn.d_expert + ffn.shared_width
+                activations += 2 * d_model + ffn.n_experts + _matrices(ffn) * active + ffn.top_k * width
+            case None:
+                pass
+    return {
+        "weights": total * float(weight_bytes),
+        "gradients": total * float(weight_bytes if gradient_bytes is None else gradient_bytes),
+        "optimizer": total * float(optimizer_bytes),
+        "activations": activations * batch_tokens * float(activation_bytes),
+        "kv_cache": cache * (architecture.seq_len if cache_tokens is None else cache_tokens) * float(cache_bytes),
+    }
