@@ -9,6 +9,8 @@ Conventions, the same in every number of moe-search:
   Training costs three forward passes (one forward, two backward).
 """
 
+from typing import NamedTuple
+
 from moe_search.spaces.architecture import Architecture, DenseFFN, Layer, MoEFFN
 from moe_search.spaces.frozen import Frozen
 
@@ -32,11 +34,13 @@ class LayerCount(Frozen):
     latent: int
     """Projections into and out of the width at which latent experts work."""
     norms: int
-    """The norms before mixer and FFN."""
+    """The norms before (and after) mixer and FFN."""
+    residual: int
+    """What mixes or scales the residual stream."""
 
 
 class Count(Frozen):
-    """Parameters of a model; the layers' parts sum to the totals exactly."""
+    """Parameters of a model."""
 
     n_total: int
     n_active: int
@@ -44,7 +48,7 @@ class Count(Frozen):
     n_active_non_embedding: int
     embedding: int
     head: int
-    """Output head; 0 when tied to the embedding."""
+    """Output head with its bias; without the matrix when that is tied to the embedding."""
     final_norm: int
     layers: tuple[LayerCount, ...]
 
@@ -64,35 +68,75 @@ class FlopsPerToken(Frozen):
     """Routed experts, with the latent projections."""
     shared: float
     dense: float
+    residual: float
     head: float
-
-
-def _norm(architecture: Architecture) -> int:
-    return architecture.d_model
 
 
 def _matrices(ffn: DenseFFN | MoEFFN) -> int:
     return 3 if ffn.gated else 2
 
 
-def _count_layer(layer: Layer, d_model: int, norm: int) -> LayerCount:
+def _ffn_biases(ffn: DenseFFN | MoEFFN, d_inner: int, d_outer: int) -> int:
+    return ((_matrices(ffn) - 1) * d_inner + d_outer) * ffn.bias
+
+
+def _router(ffn: MoEFFN, d_model: int) -> tuple[int, int]:
+    """Return the router's matrix entries and its other parameters."""
+    if ffn.router_mlp is None:
+        return ffn.n_experts * d_model, ffn.n_experts * ffn.bias
+    width = ffn.router_mlp.width  # down (bias), norm, two hidden layers (bias), output without bias
+    matrices = width * (d_model + 2 * width + ffn.n_experts + ffn.router_mlp.n_skip)
+    return matrices, width * (4 + ffn.router_mlp.carries_state)
+
+
+class _Residual(NamedTuple):
+    """What the residual stream costs beside the layers."""
+
+    norms: int
+    """Norm parameters before (and after) one mixer or FFN."""
+    matrices: int
+    """Matrix entries around one mixer or FFN."""
+    vectors: int
+    final_norm: int
+    outside: int
+    """Parameters outside the layers."""
+
+
+def _residual(architecture: Architecture) -> _Residual:
+    d_model, streams = architecture.d_model, architecture.hyper_connections or 0
+    norm = d_model * (1 + architecture.norm_bias)
+    # mHC (DeepSeek-V4, section 2.2): from all n streams to n read, n write and n x n mixing weights, with bias and 3
+    # scales; at the end to n read weights with bias and scale.
+    mixing = streams * (streams + 2)
+    vectors = (mixing + 3) * (streams > 0) + 4 * d_model * architecture.residual_scaling
+    outside = (streams * streams * d_model + streams + 1) * (streams > 0) + 2 * d_model * architecture.residual_scaling
+    return _Residual(
+        norms=norm * (1 + architecture.post_norm),
+        matrices=mixing * streams * d_model,
+        vectors=vectors,
+        final_norm=norm,
+        outside=outside,
+    )
+
+
+def _count_layer(layer: Layer, d_model: int, residual: _Residual) -> LayerCount:
     router = experts = active_experts = shared = dense = latent = 0
     match layer.ffn:
         case DenseFFN() as ffn:
-            dense = _matrices(ffn) * d_model * ffn.d_ff
+            dense = _matrices(ffn) * d_model * ffn.d_ff + _ffn_biases(ffn, ffn.d_ff, d_model)
         case MoEFFN() as ffn:
             width = ffn.latent_dim or d_model
-            biases = (ffn.d_expert * (_matrices(ffn) - 1) + width) * ffn.bias
-            expert = _matrices(ffn) * width * ffn.d_expert + biases
+            expert = _matrices(ffn) * width * ffn.d_expert + _ffn_biases(ffn, ffn.d_expert, width)
             experts, active_experts = ffn.n_experts * expert, ffn.top_k * expert
-            router = ffn.n_experts * (d_model + ffn.bias)
+            router = sum(_router(ffn, d_model))
             shared = _matrices(ffn) * d_model * ffn.shared_width + d_model * ffn.shared_expert_gate
-            latent = 2 * d_model * ffn.latent_dim if ffn.latent_dim else 0
+            latent = 2 * d_model * ffn.latent_dim + width * ffn.latent_norm if ffn.latent_dim else 0
         case None:
             pass
     attention = layer.mixer.matrices(d_model) + layer.mixer.vectors(d_model) if layer.mixer else 0
-    norms = norm * ((layer.mixer is not None) + (layer.ffn is not None))
-    rest = attention + router + shared + dense + latent + norms
+    parts = (layer.mixer is not None) + (layer.ffn is not None)
+    norms, residuals = parts * residual.norms, parts * (residual.matrices + residual.vectors)
+    rest = attention + router + shared + dense + latent + norms + residuals
     return LayerCount(
         parameters=rest + experts,
         active=rest + active_experts,
@@ -103,6 +147,7 @@ def _count_layer(layer: Layer, d_model: int, norm: int) -> LayerCount:
         dense=dense,
         latent=latent,
         norms=norms,
+        residual=residuals,
     )
 
 
@@ -111,16 +156,16 @@ def count(architecture: Architecture) -> Count:
 
     The balancing bias of loss-free routing is a buffer, not a parameter, and is not counted.
     """
-    d_model, norm = architecture.d_model, _norm(architecture)
+    d_model, residual = architecture.d_model, _residual(architecture)
     known: dict[int, LayerCount] = {}  # resolve() shares equal layers, so that a deep model is counted in microseconds
     for layer in architecture.layers:
         if id(layer) not in known:
-            known[id(layer)] = _count_layer(layer, d_model, norm)
+            known[id(layer)] = _count_layer(layer, d_model, residual)
     layers = tuple(known[id(layer)] for layer in architecture.layers)
     embedding = architecture.vocab_size * d_model
-    head = 0 if architecture.tied_embeddings else embedding
-    total = sum(layer.parameters for layer in layers) + norm
-    active = sum(layer.active for layer in layers) + norm
+    head = (0 if architecture.tied_embeddings else embedding) + architecture.vocab_size * architecture.head_bias
+    total = sum(layer.parameters for layer in layers) + residual.final_norm + residual.outside
+    active = sum(layer.active for layer in layers) + residual.final_norm + residual.outside
     return Count(
         n_total=total + embedding + head,
         n_active=active + embedding + head,
@@ -128,7 +173,7 @@ def count(architecture: Architecture) -> Count:
         n_active_non_embedding=active,
         embedding=embedding,
         head=head,
-        final_norm=norm,
+        final_norm=residual.final_norm,
         layers=layers,
     )
 
@@ -140,9 +185,10 @@ def flops_per_token(architecture: Architecture, seq_len: int | None = None) -> F
         architecture: the model.
         seq_len: tokens of the sequence; None: the architecture's own.
     """
-    d_model, length = architecture.d_model, seq_len or architecture.seq_len
-    projections = scores = router = experts = shared = dense = 0.0
+    d_model, length, around = architecture.d_model, seq_len or architecture.seq_len, _residual(architecture).matrices
+    projections = scores = router = experts = shared = dense = residual = 0.0
     for layer in architecture.layers:
+        residual += 2.0 * around * ((layer.mixer is not None) + (layer.ffn is not None))
         if layer.mixer:
             projections += 2.0 * layer.mixer.matrices(d_model)
             scores += layer.mixer.sequence_flops(length)
@@ -151,7 +197,7 @@ def flops_per_token(architecture: Architecture, seq_len: int | None = None) -> F
                 dense += 2.0 * _matrices(ffn) * d_model * ffn.d_ff
             case MoEFFN() as ffn:
                 width = ffn.latent_dim or d_model
-                router += 2.0 * d_model * ffn.n_experts
+                router += 2.0 * _router(ffn, d_model)[0]
                 experts += 2.0 * ffn.top_k * _matrices(ffn) * width * ffn.d_expert + 4.0 * d_model * (
                     ffn.latent_dim or 0
                 )
@@ -159,7 +205,7 @@ def flops_per_token(architecture: Architecture, seq_len: int | None = None) -> F
             case None:
                 pass
     head = 2.0 * d_model * architecture.vocab_size
-    forward = projections + scores + router + experts + shared + dense + head
+    forward = projections + scores + router + experts + shared + dense + residual + head
     return FlopsPerToken(
         forward=forward,
         train=3 * forward,
@@ -169,6 +215,7 @@ def flops_per_token(architecture: Architecture, seq_len: int | None = None) -> F
         experts=experts,
         shared=shared,
         dense=dense,
+        residual=residual,
         head=head,
     )
 
@@ -203,7 +250,7 @@ def memory_bytes(
         gradient_bytes: bytes a gradient; None: like a weight.
         optimizer_bytes: bytes of optimiser state a parameter (12: float32 master weight and two Adam moments).
         activation_bytes: bytes an activation.
-        cache_tokens: tokens in the inference cache; None: one sequence of ``seq_len``.
+        cache_tokens: tokens in the inference cache, in sequences of ``seq_len``; None: one sequence.
         cache_bytes: bytes a cached number.
 
     Returns:
@@ -211,11 +258,11 @@ def memory_bytes(
     """
     d_model, total = architecture.d_model, count(architecture).n_total
     activations = d_model  # the final norm's input
-    cache = 0
+    cache = 0.0
     for layer in architecture.layers:
         if layer.mixer:
             activations += layer.mixer.activations(d_model)
-            cache += layer.mixer.cache()
+            cache += layer.mixer.cache(architecture.seq_len)
         match layer.ffn:
             case DenseFFN() as ffn:
                 activations += 2 * d_model + _matrices(ffn) * ffn.d_ff
@@ -225,10 +272,11 @@ def memory_bytes(
                 activations += 2 * d_model + ffn.n_experts + _matrices(ffn) * active + ffn.top_k * width
             case None:
                 pass
+    sequences = 1.0 if cache_tokens is None else cache_tokens / architecture.seq_len
     return {
         "weights": total * float(weight_bytes),
         "gradients": total * float(weight_bytes if gradient_bytes is None else gradient_bytes),
         "optimizer": total * float(optimizer_bytes),
         "activations": activations * batch_tokens * float(activation_bytes),
-        "kv_cache": cache * (architecture.seq_len if cache_tokens is None else cache_tokens) * float(cache_bytes),
+        "kv_cache": cache * sequences * float(cache_bytes),
     }

@@ -19,6 +19,18 @@ class DenseFFN(Frozen):
     kind: Literal["dense"] = "dense"
     d_ff: PositiveInt
     gated: bool = True
+    bias: bool = False
+    """Biases on all its matrices."""
+
+
+class RouterMLP(Frozen):
+    """A router of three layers behind a down projection, instead of one matrix (ZAYA)."""
+
+    width: PositiveInt
+    n_skip: int = Field(default=0, ge=0)
+    """Router outputs that stand for no expert: the token skips the layer."""
+    carries_state: bool = False
+    """Takes the hidden state of the router below, through a learned scale."""
 
 
 class MoEFFN(Frozen):
@@ -39,6 +51,10 @@ class MoEFFN(Frozen):
     """A sigmoid gate of ``d_model`` weights on the shared experts' output (Qwen2-MoE)."""
     bias: bool = False
     """Biases on router and expert matrices (gpt-oss)."""
+    latent_norm: bool = False
+    """A norm on the combined output of latent experts (Kimi-K3)."""
+    router_mlp: RouterMLP | None = None
+    """None: the router is one matrix."""
 
     @property
     def shared_width(self) -> int:
@@ -91,6 +107,15 @@ class Architecture(Frozen):
     seq_len: PositiveInt
     layers: tuple[Layer, ...] = Field(min_length=1)
     tied_embeddings: bool = False
+    head_bias: bool = False
+    norm_bias: bool = False
+    """LayerNorm with a bias in place of RMSNorm (Phi-3.5-MoE)."""
+    post_norm: bool = False
+    """A second norm after every mixer and FFN (Grok-1)."""
+    hyper_connections: PositiveInt | None = None
+    """Parallel residual streams that learned matrices mix (DeepSeek-V4); None: one plain residual."""
+    residual_scaling: bool = False
+    """A scale and a bias on both summands of every residual addition (ZAYA)."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     routing: Routing = Routing()
 
