@@ -1,0 +1,117 @@
+"""The routed feed-forward layer of a mixture of experts, forward and backward, behind one function.
+
+A backend is a function with the signature of :func:`~moe_search.kernels.moe_ffn.reference.reference_moe_ffn` and a row
+in ``BACKENDS``. It is chosen by keyword, never by a global, and ``backend_counts()`` tells which ones really ran.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
+from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
+from moe_search.kernels.moe_ffn.reference import reference_moe_ffn
+
+__all__ = ["ACTIVATIONS", "BACKENDS", "backend_counts", "moe_ffn"]
+
+
+class Backend(Protocol):
+    """One way to compute the layer; its arguments have been checked."""
+
+    def __call__(
+        self, x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, activation: Activation
+    ) -> Tensor: ...
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType({"reference": reference_moe_ffn, "grouped": grouped_moe_ffn})
+
+_forward_passes: Counter[str] = Counter()
+
+
+def backend_counts() -> dict[str, int]:
+    """Return how many forward passes each backend has done in this process."""
+    return {name: _forward_passes[name] for name in BACKENDS}
+
+
+def moe_ffn(
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    expert_index: Tensor,
+    gates: Tensor,
+    *,
+    activation: str = "swiglu",
+    backend: str = "auto",
+) -> Tensor:
+    """Pass every token through its experts and add up their outputs.
+
+    ``out[t] = sum_j gates[t, j] * act(x[t] @ w_up[e].T) @ w_down[e]`` with ``e = expert_index[t, j]``. Gradients flow
+    to ``x``, ``w_up``, ``w_down`` and ``gates``. Inside an autocast region ``x`` and the weights are cast to its type.
+
+    Args:
+        x: (tokens, d_model), float32, bfloat16 or float64.
+        w_up: (n_experts, 2 * d_expert, d_model) for a gated activation, the gate's half first (as in Hugging Face
+            models), else (n_experts, d_expert, d_model).
+        w_down: (n_experts, d_expert, d_model), hidden-major.
+        expert_index: (tokens, top_k), int64 or int32, values in [0, n_experts).
+        gates: (tokens, top_k), floating; may be of higher precision than ``x``.
+        activation: a key of ``ACTIVATIONS``: "swiglu", "geglu", "relu2" or "gelu".
+        backend: "reference", "grouped", or "auto" for the fastest there is.
+
+    Returns:
+        (tokens, d_model) in the type of ``x``.
+
+    Raises:
+        ValueError: an argument of the wrong shape, type, device or range; the message names it. Expert indices are
+            compared with the range on the CPU only (on a GPU that would make the host wait).
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    name = "grouped" if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w_up, w_down = x.to(dtype), w_up.to(dtype), w_down.to(dtype)
+    _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated)
+    _forward_passes[name] += 1
+    with torch.autocast(x.device.type, enabled=False):
+        return BACKENDS[name](x, w_up, w_down, expert_index, gates, activation=ACTIVATIONS[activation])
+
+
+def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, gated: bool) -> None:
+    for name, tensor, dimensions in (
+        ("x", x, "(tokens, d_model)"),
+        ("w_down", w_down, "(n_experts, d_expert, d_model)"),
+        ("expert_index", expert_index, "(tokens, top_k)"),
+    ):
+        if tensor.dim() != dimensions.count(",") + 1:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions}")
+    (n_tokens, d_model), (n_experts, d_expert, _) = x.shape, w_down.shape
+    for name, tensor, shape in (
+        ("w_down", w_down, (n_experts, d_expert, d_model)),
+        ("w_up", w_up, (n_experts, 2 * d_expert if gated else d_expert, d_model)),
+        ("expert_index", expert_index, (n_tokens, expert_index.shape[1])),
+        ("gates", gates, tuple(expert_index.shape)),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape} from the other arguments")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        raise ValueError(f"x is {x.dtype}; expected float32, bfloat16 or float64")
+    for name, tensor in (("w_up", w_up), ("w_down", w_down)):
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"{name} is {tensor.dtype} but x is {x.dtype}")
+    if not gates.is_floating_point():
+        raise ValueError(f"gates is {gates.dtype}; expected a floating type")
+    if expert_index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"expert_index is {expert_index.dtype}; expected int64 or int32")
+    if expert_index.device.type == "cpu" and expert_index.numel() > 0:
+        low, high = (int(bound) for bound in expert_index.aminmax())
+        if low < 0 or high >= n_experts:
+            raise ValueError(f"expert_index has values in [{low}, {high}]; expected [0, {n_experts - 1}]")
