@@ -8,7 +8,7 @@ import numpy as np
 def rank_one_sequence(n_dimensions: int, seed: int) -> Iterator[np.ndarray]:
     """Yield points ``(n_dimensions,)`` of [0, 1)^n_dimensions without end, randomly shifted.
 
-    u_i = shift + i (1/φ, 1/φ², ..., 1/φ^d) mod 1, with φ the positive root of x^(d+1) = x + 1: the generalised
+    u_i = shift + i (1/φ, ..., 1/φ^d) mod 1, with φ the positive root of x^(d+1) = x + 1: the generalised
     golden-ratio sequence (Roberts, The unreasonable effectiveness of quasirandom sequences, 2018). It fills evenly at
     any length, so that passing over infeasible points costs nothing.
     """
