@@ -1,0 +1,182 @@
+"""The parts of a decoder block: projection, norm, attention, dense and routed feed-forward.
+
+In shapes: B sequences, S tokens of a sequence, D model width, H query heads, G key/value heads, C head width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moe_search.kernels.moe_ffn import moe_ffn
+from moe_search.proxies.model.balancing import BALANCING
+from moe_search.proxies.model.routers import ROUTERS
+from moe_search.proxies.model.routing import RoutingStatistics, TokenContext
+from moe_search.spaces.architecture import DenseFFN, MoEFFN, Routing
+from moe_search.spaces.mixers import GroupedQueryAttention
+
+NORM_EPSILON = 1e-6
+
+
+class Projection(nn.Module):
+    """A matrix without bias. ``writes_residual`` marks those whose output is added to the residual stream."""
+
+    def __init__(self, d_in: int, d_out: int, *, writes_residual: bool = False) -> None:
+        super().__init__()
+        self.writes_residual = writes_residual
+        self.weight = nn.Parameter(torch.empty(d_out, d_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, d_out) for ``x`` (…, d_in)."""
+        return functional.linear(x, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square, times a learned gain (Zhang and Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor like ``x`` (…, width)."""
+        return functional.rms_norm(x, (x.shape[-1],), self.weight, NORM_EPSILON)
+
+
+class RotaryPositions(nn.Module):
+    """Rotary position embedding (Su et al., arXiv 2104.09864), halves paired as in Hugging Face models."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, max_len: int, theta: float) -> None:
+        super().__init__()
+        frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), frequency)
+        sin, cos = angle.sin().float()[:, None], angle.cos().float()[:, None]
+        self.register_buffer("cos", torch.cat((cos, cos), dim=-1), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn the heads ``x`` (B, S, heads, C) by their positions 0 to S - 1."""
+        length, half = x.shape[1], x.shape[-1] // 2
+        return x * self.cos[:length].to(x.dtype) + x.roll(half, dims=-1) * self.sin[:length].to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions and, if wanted, norms on queries and keys.
+
+    The norms come before the rotation, as in Qwen3.
+    """
+
+    def __init__(self, shape: GroupedQueryAttention, d_model: int) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
+        self.qkv = Projection(d_model, (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim)
+        self.query_norm = RMSNorm(shape.head_dim) if shape.qk_norm else None
+        self.key_norm = RMSNorm(shape.head_dim) if shape.qk_norm else None
+        self.output = Projection(shape.query_width, d_model, writes_residual=True)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+        """Mix ``x`` (B, S, D) along the sequence."""
+        batch, length, _ = x.shape
+        heads = self.qkv(x).view(batch, length, self.n_heads + 2 * self.n_kv_heads, self.head_dim)
+        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = rotary(q), rotary(k)
+        mixed = functional.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=self.n_kv_heads != self.n_heads,
+        )
+        out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+
+class FeedForward(nn.Module):
+    """A dense feed-forward part: SwiGLU if gated, squared ReLU if not."""
+
+    def __init__(self, d_model: int, d_ff: int, *, gated: bool) -> None:
+        super().__init__()
+        self.gated = gated
+        self.up = Projection(d_model, 2 * d_ff if gated else d_ff)
+        """Gate half first, then up half."""
+        self.down = Projection(d_ff, d_model, writes_residual=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor like ``x`` (…, D)."""
+        h = self.up(x)
+        if self.gated:
+            gate, up = h.chunk(2, dim=-1)
+            hidden = functional.silu(gate) * up
+        else:
+            hidden = functional.relu(h).square()
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class Experts(nn.Module):
+    """The matrices of all routed experts of a layer, in the layout of :func:`moe_search.kernels.moe_ffn.moe_ffn`."""
+
+    def __init__(self, ffn: MoEFFN, d_model: int) -> None:
+        super().__init__()
+        self.top_k = ffn.top_k
+        self.w_up = nn.Parameter(torch.empty(ffn.n_experts, (2 if ffn.gated else 1) * ffn.d_expert, d_model))
+        self.w_down = nn.Parameter(torch.empty(ffn.n_experts, ffn.d_expert, d_model))
+
+
+class LayerRouting(NamedTuple):
+    """What a routed layer reports beside its output."""
+
+    auxiliary_loss: Tensor
+    statistics: RoutingStatistics
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed experts, and beside them the shared experts as one dense FFN of their summed width."""
+
+    def __init__(self, ffn: MoEFFN, d_model: int, routing: Routing, *, key: int, backend: str) -> None:
+        super().__init__()
+        self.n_experts, self.backend = ffn.n_experts, backend
+        self.activation = "swiglu" if ffn.gated else "relu2"
+        self.z_coefficient = routing.z_loss_coefficient
+        self.router = ROUTERS.get(routing.router)(ffn, d_model, routing, key=key)
+        self.balancing = BALANCING.get(routing.balancing)(ffn.n_experts, routing)
+        self.experts = Experts(ffn, d_model)
+        self.shared = FeedForward(d_model, ffn.shared_width, gated=ffn.gated) if ffn.n_shared_experts else None
+
+    def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, LayerRouting]:
+        """Return the output for ``x`` (B, S, D), and how it was routed."""
+        tokens = x.flatten(0, 1)
+        assignment = self.router(tokens, context, self.balancing.selection_bias)
+        out = moe_ffn(
+            tokens,
+            self.experts.w_up,
+            self.experts.w_down,
+            assignment.expert_index,
+            assignment.gates,
+            activation=self.activation,
+            backend=self.backend,
+        ).view_as(x)
+        if self.shared is not None:
+            out = out + self.shared(x)
+        statistics = RoutingStatistics.of(assignment, self.n_experts)
+        auxiliary_loss = tokens.new_zeros((), dtype=torch.float32)
+        balance_loss = self.balancing(statistics.counts, assignment)
+        if balance_loss is not None:
+            auxiliary_loss = auxiliary_loss + balance_loss
+        if assignment.log_partition is not None and self.z_coefficient > 0:
+            # Router z-loss, ST-MoE (arXiv 2202.08906, equation 5).
+            auxiliary_loss = auxiliary_loss + self.z_coefficient * assignment.log_partition.square().mean()
+        return out, LayerRouting(auxiliary_loss, statistics)
+
+
+def build_ffn(ffn: DenseFFN | MoEFFN, d_model: int, routing: Routing, *, key: int, backend: str) -> nn.Module:
+    """Return the module of a feed-forward part."""
+    if isinstance(ffn, MoEFFN):
+        return MixtureOfExperts(ffn, d_model, routing, key=key, backend=backend)
+    return FeedForward(d_model, ffn.d_ff, gated=ffn.gated)

@@ -1,0 +1,23 @@
+"""A sigmoid for every expert by itself (DeepSeek-V3, arXiv 2412.19437, equations 12 to 16)."""
+
+from torch import Tensor
+
+from moe_search.proxies.model.routers import Router
+from moe_search.proxies.model.routing import Assignment, TokenContext
+
+
+class Sigmoid(Router):
+    """``s = sigmoid(W x)``; the k largest ``s + bias`` are selected; gates are their ``s``, divided by the sum.
+
+    The auxiliary loss sees ``s`` divided by its sum over all experts. There is no z-loss: a sigmoid has no denominator
+    that could drift.
+    """
+
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+        """Assign the tokens ``x`` (tokens, d_model) to experts."""
+        scores = self.logits(x).sigmoid()
+        experts = self.select(scores, selection_bias)
+        gates = scores.gather(-1, experts)
+        if self.normalise_gates:
+            gates = gates / gates.sum(dim=-1, keepdim=True)
+        return Assignment(experts, gates, scores / scores.sum(dim=-1, keepdim=True), None)

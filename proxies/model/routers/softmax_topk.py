@@ -1,0 +1,23 @@
+"""Softmax over all experts, then the k largest (GShard, arXiv 2006.16668; OLMoE and Qwen-MoE use it)."""
+
+from torch import Tensor
+
+from moe_search.proxies.model.routers import Router
+from moe_search.proxies.model.routing import Assignment, TokenContext
+
+
+class SoftmaxTopK(Router):
+    """``s = softmax(W x)``; gates are the k largest ``s``, divided by their sum if ``normalise_gates``.
+
+    Without normalisation the gates sum to less than one, and the sum tells how sure the router is.
+    """
+
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+        """Assign the tokens ``x`` (tokens, d_model) to experts."""
+        logits = self.logits(x)
+        scores = logits.softmax(dim=-1)
+        experts = self.select(scores, selection_bias)
+        gates = scores.gather(-1, experts)
+        if self.normalise_gates:
+            gates = gates / gates.sum(dim=-1, keepdim=True)
+        return Assignment(experts, gates, scores, logits.logsumexp(dim=-1))
