@@ -16,11 +16,10 @@ from moe_search.proxies.model.layers import (
     LayerRouting,
     MixtureOfExperts,
     RMSNorm,
-    RotaryPositions,
     build_ffn,
 )
 from moe_search.proxies.model.routing import RoutingStatistics, TokenContext
-from moe_search.spaces.architecture import Architecture, Layer, Routing
+from moe_search.spaces.architecture import Architecture, Layer
 from moe_search.spaces.mixers import GroupedQueryAttention
 
 HEAD_WIDTH = 64
@@ -72,18 +71,19 @@ class Head(nn.Module):
 class Block(nn.Module):
     """``x + mixer(norm(x))``, then ``x + ffn(norm(x))``."""
 
-    def __init__(self, layer: Layer, d_model: int, routing: Routing, *, key: int, backend: str) -> None:
+    def __init__(self, layer: Layer, architecture: Architecture, *, key: int, backend: str) -> None:
         super().__init__()
         if not isinstance(layer.mixer, GroupedQueryAttention) or layer.ffn is None:
             raise AssertionError("check_trainable lets no such layer pass")
+        d_model = architecture.d_model
         self.mixer_norm = RMSNorm(d_model)
-        self.mixer = Attention(layer.mixer, d_model)
+        self.mixer = Attention(layer.mixer, d_model, max_len=architecture.seq_len, rope_theta=architecture.rope_theta)
         self.ffn_norm = RMSNorm(d_model)
-        self.ffn = build_ffn(layer.ffn, d_model, routing, key=key, backend=backend)
+        self.ffn = build_ffn(layer.ffn, d_model, architecture.routing, key=key, backend=backend)
 
-    def forward(self, x: Tensor, rotary: RotaryPositions, context: TokenContext) -> tuple[Tensor, LayerRouting | None]:
+    def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, LayerRouting | None]:
         """Return the residual stream (B, S, D) above this block, and how its tokens were routed."""
-        x = x + self.mixer(self.mixer_norm(x), rotary)
+        x = x + self.mixer(self.mixer_norm(x))
         if isinstance(self.ffn, MixtureOfExperts):
             out, routed = self.ffn(self.ffn_norm(x), context)
             return x + out, routed
@@ -105,17 +105,11 @@ class DecoderLM(nn.Module):
         d_model, vocab_size = architecture.d_model, architecture.vocab_size
         self.embedding = Embedding(vocab_size, d_model)
         self.layers = nn.ModuleList(
-            Block(layer, d_model, architecture.routing, key=key, backend=backend)
+            Block(layer, architecture, key=key, backend=backend)
             for layer, key in zip(architecture.layers, router_keys, strict=True)
         )
         self.final_norm = RMSNorm(d_model)
         self.head = None if architecture.tied_embeddings else Head(vocab_size, d_model)
-        head_dims = {
-            layer.mixer.head_dim for layer in architecture.layers if isinstance(layer.mixer, GroupedQueryAttention)
-        }
-        self.rotary = nn.ModuleDict(
-            {str(dim): RotaryPositions(dim, architecture.seq_len, architecture.rope_theta) for dim in sorted(head_dims)}
-        )
 
     def forward(self, tokens: Tensor) -> ModelOutput:
         """Run the model on ``tokens`` (B, S), int64; S may not exceed the architecture's ``seq_len``."""

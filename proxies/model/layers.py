@@ -70,22 +70,23 @@ class Attention(nn.Module):
     The norms come before the rotation, as in Qwen3.
     """
 
-    def __init__(self, shape: GroupedQueryAttention, d_model: int) -> None:
+    def __init__(self, shape: GroupedQueryAttention, d_model: int, *, max_len: int, rope_theta: float) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
         self.qkv = Projection(d_model, (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim)
         self.query_norm = RMSNorm(shape.head_dim) if shape.qk_norm else None
         self.key_norm = RMSNorm(shape.head_dim) if shape.qk_norm else None
+        self.rotary = RotaryPositions(shape.head_dim, max_len, rope_theta)
         self.output = Projection(shape.query_width, d_model, writes_residual=True)
 
-    def forward(self, x: Tensor, rotary: RotaryPositions) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Mix ``x`` (B, S, D) along the sequence."""
         batch, length, _ = x.shape
         heads = self.qkv(x).view(batch, length, self.n_heads + 2 * self.n_kv_heads, self.head_dim)
         q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=2)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = rotary(q), rotary(k)
+        q, k = self.rotary(q), self.rotary(k)
         mixed = functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
