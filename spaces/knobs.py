@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
@@ -107,10 +107,10 @@ Number = Annotated[
 Whole = Annotated[
     Annotated[int, Field(ge=0), Tag("fixed")]
     | Annotated[Choices[int], Tag("choices")]
-    | Annotated[Range, Tag("range")],
+    | Annotated[Range, AfterValidator(lambda knob: knob.replace(integer=True)), Tag("range")],
     Discriminator(_shape),
 ]
-"""An integer knob; a range of integers says ``integer: true``."""
+"""An integer knob: its ranges hold integers only."""
 
 Name = Annotated[
     Annotated[str, Tag("fixed")] | Annotated[Choices[str], Tag("choices")],

@@ -16,10 +16,11 @@ from moe_search.spaces.architecture import Routing
 from moe_search.spaces.design import Design
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.features import NUMERIC, FeatureMap, design_values
+from moe_search.spaces.free import FreeMixture, FreeSchedule
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.knobs import Choices, Name, Number, Range, Whole
 from moe_search.spaces.lattice import rank_one_sequence
-from moe_search.spaces.mixture import SUM_TOLERANCE, Mixture
+from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.resolve import expert_counts
 from moe_search.spaces.schedule import NAMED_SCHEDULES, CapacitySchedule
 
@@ -29,56 +30,19 @@ MAX_REJECTED = 2000
 """Draws passed over in a row after which a space counts as infeasible."""
 STEP = 0.15
 """Standard deviation of a local mutation, in unit coordinates."""
-MIXTURE_CONCENTRATION = 30.0
-"""Of local mutations of the mixture: a weight of 0.125 moves by 0.06."""
-
-
-class FreeSchedule(Frozen):
-    """Cosine coefficients that vary freely (:class:`~moe_search.spaces.schedule.CapacitySchedule`)."""
-
-    tilt: Number = 0.0
-    bow: Number = 0.0
-    wave: Number = 0.0
-
-
-class FreeMixture(Frozen):
-    """All mixtures of ``domains`` whose every weight lies between ``floor`` and ``cap``."""
-
-    domains: tuple[str, ...] = Field(min_length=1)
-    floor: float = Field(default=0.0, ge=0, le=1)
-    cap: float = Field(default=1.0, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        n = len(self.domains)
-        if len(set(self.domains)) != n:
-            raise InvalidInputError(
-                f"domains name one twice: {', '.join(self.domains)}", fix=", ".join(dict.fromkeys(self.domains))
-            )
-        if n * self.floor > 1 + SUM_TOLERANCE:
-            raise InvalidInputError(
-                f"{n} domains of at least {self.floor:g} each exceed 1",
-                allowed=f"0 <= floor <= {1 / n:.4g}",
-                fix=f"floor: {int(1e4 / n) / 1e4:g}",
-            )
-        if n * self.cap < 1 - SUM_TOLERANCE:
-            raise InvalidInputError(
-                f"{n} domains of at most {self.cap:g} each do not reach 1",
-                allowed=f"{1 / n:.4g} <= cap <= 1",
-                fix=f"cap: {-(-10_000 // n) / 1e4:g}",
-            )
-        return self
-
-    def mixture(self, weights: np.ndarray) -> Mixture:
-        """Return the feasible mixture nearest to ``weights`` ``(n_domains,)``, in the order of ``domains``."""
-        n = len(self.domains)
-        feasible = simplex.project(weights[None, :], np.full(n, self.floor), np.full(n, self.cap))[0]
-        return Mixture.normalised(dict(zip(self.domains, feasible.tolist(), strict=True)))
-
-    def near(self, mixture: Mixture, rng: np.random.Generator) -> Mixture:
-        """Draw a feasible mixture around another one."""
-        weights = np.array([mixture[domain] for domain in self.domains])
-        return self.mixture(simplex.around(weights, 1, MIXTURE_CONCENTRATION, rng)[0])
+LIMITS = {
+    "granularity": (2**-6, 2**12),
+    "activation_ratio": (1e-6, 1.0),
+    "n_experts": (1, 2**20),
+    "active_width": (2**-6, 2**6),
+    "n_shared_experts": (0, 2**10),
+    "first_dense_layers": (0, 2**10),
+    "tilt": (-2.0, 2.0),
+    "bow": (-2.0, 2.0),
+    "wave": (-2.0, 2.0),
+    "balance_coefficient": (0.0, 1e3),
+}
+"""Beyond these a value is a slip of the pen."""
 
 
 class Controls(Frozen):
@@ -144,19 +108,15 @@ class SearchSpace(Frozen):
                 raise InvalidInputError(
                     f"unknown schedule {name!r}", where="schedule", allowed=", ".join(NAMED_SCHEDULES), fix="uniform"
                 )
-        for field, low, high in (
-            ("granularity", 0.0, None),
-            ("activation_ratio", 0.0, 1.0),
-            ("n_experts", 0.0, None),
-            ("active_width", 0.0, None),
-        ):
-            knob = getattr(self, field)
-            least, most = knobs.extremes(knob) if knob is not None else (1.0, 1.0)
-            if least <= low or (high is not None and most > high):
+        for name, (low, high) in LIMITS.items():
+            knob = self._knobs[name] if name != "active_width" else self.active_width
+            least, most = (low, high) if knob is None else knobs.extremes(knob)
+            if least < low or most > high:
                 raise InvalidInputError(
                     f"values from {least:g} to {most:g}",
-                    where=field,
-                    allowed=f"{field} > 0" if high is None else f"0 < {field} <= {high:g}",
+                    where=name,
+                    allowed=f"{low:g} <= {name} <= {high:g}",
+                    fix=f"low: {max(least, low):g}, high: {min(most, high):g}",
                 )
         if self.n_experts is not None and isinstance(self.active_width, float):
             raise InvalidInputError(

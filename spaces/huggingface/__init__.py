@@ -70,7 +70,7 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
         InvalidInputError: unknown ``model_type``, or a missing or impossible field.
     """
     fields = Fields(config)
-    family = FAMILIES.get(fields.model_type)
+    family = FAMILIES.get(fields.model_type) or FAMILIES.get(f"{fields.model_type}_text")
     if family is None:
         raise InvalidInputError(
             f"model_type {fields.model_type!r} is not known" if fields.model_type else "model_type is missing",

@@ -20,7 +20,7 @@ def attention(config: Fields, **changes: Any) -> GroupedQueryAttention:
     values = {
         "n_heads": n_heads,
         "n_kv_heads": config.integer("num_key_value_heads", default=n_heads),
-        "head_dim": config.integer("head_dim", default=config.d_model // n_heads) or config.d_model // n_heads,
+        "head_dim": config.optional("head_dim", "attention_head_dim") or config.d_model // n_heads,
         "bias": bias,
         "output_bias": bias,
     }

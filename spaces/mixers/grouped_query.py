@@ -78,7 +78,7 @@ class GroupedQueryAttention(TokenMixer):
         """Return biases, query and key norm gains, sinks."""
         normed = self.query_width + self.key_width if self.qk_norm_whole else 2 * self.head_dim
         return (
-            self.bias * (self.query_width + (0 if self.reuses_keys else 2 * self.key_width))
+            self.bias * ((1 + self.output_gate) * self.query_width + (0 if self.reuses_keys else 2 * self.key_width))
             + self.output_bias * d_model
             + self.qk_norm * normed
             + self.sinks * self.n_heads

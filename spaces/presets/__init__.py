@@ -105,8 +105,8 @@ class PublishedRow(Frozen):
             "head_dim": self.head_dim,
             "vocab_size": self.vocab,
             "tie_word_embeddings": self.tied_embeddings,
-            "num_experts": self.experts,
-            "num_experts_per_tok": self.top_k,
+            **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), self.experts),
+            **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk"), self.top_k),
             "ffn_config": {
                 "moe_num_experts": self.experts,
                 "moe_top_k": self.top_k,

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-SMALL_LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+SMALL_LATENT = {
+    "q_lora_rank": None,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 """Latent attention of DeepSeek-V2-Lite, with queries projected directly."""
 LARGE_LATENT = {**SMALL_LATENT, "q_lora_rank": 1536}
 """Latent attention of DeepSeek-V2, V3 and Kimi."""
@@ -99,7 +105,10 @@ FAMILY: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "MiniMax-M2": ("minimax_m2", {}),
         "MiniMax-M3": (
             "minimax_m3_vl_text",
-            {"sparse_attention_config": {"sparse_attention_freq": [0, 0, 0, *[1] * 57]}},
+            {
+                "sparse_attention_config": {"sparse_attention_freq": [0, 0, 0, *[1] * 57]},
+                "moe_layer_freq": [0, 0, 0, *[1] * 57],
+            },
         ),
         "dots.llm1": ("dots1", {"norm_topk_prob": True}),
         "Hunyuan-Large": ("hunyuan", {"use_cla": True, "cla_share_factor": 2, "use_qk_norm": True}),
