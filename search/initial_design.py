@@ -1,0 +1,120 @@
+"""The initial design: what is run before any result is looked at.
+
+It has to identify three things at once: the law over scales (the space's centre at low, middle and top scale), how far
+proxies can be trusted (the same designs at two scales), and the effect of every knob (designs spread over the space,
+where they are cheap). The controls, dense and random router, are part of it at two scales, and one repeat with
+another seed measures the noise. It depends on the problem alone, so its trials never wait for each other.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+from moe_search.search.budget import require_one_proxy
+from moe_search.search.problem import Problem
+from moe_search.search.trial import Proposal
+from moe_search.spaces.design import Design, Scale
+from moe_search.spaces.errors import InvalidInputError
+
+CHEAP = 0.25
+"""The low scale costs at most this share of the top."""
+SPREAD_PER_FEATURE = 1.5
+SPREAD_AT_LEAST = 6
+MIDDLE_EVERY = 3
+"""One spread design in so many is run at the middle scale too."""
+
+
+@lru_cache(maxsize=8)
+def initial_design(problem: Problem) -> tuple[Proposal, ...]:
+    """Return the trials to start with, most needed first, as many as ``initial_share`` of the budget pays for.
+
+    Raises:
+        InvalidInputError: the budget does not pay for a single proxy, or a wanted control fits at no size.
+    """
+    centre = _centre(problem)
+    require_one_proxy(problem, [centre])
+    allowed = problem.initial_share * problem.budget_flops
+    top = _top(problem, centre, allowed)
+    chosen: dict[tuple[Design, Scale, int], Proposal] = {}
+    spent = 0.0
+    for design, scale, seed, reason in _wanted(problem, centre, top):
+        cost = problem.cost(design, scale)
+        key = design, scale, seed
+        is_first = not chosen and cost <= problem.budget_flops
+        if key not in chosen and (is_first or spent + cost <= allowed):
+            spent += cost
+            chosen[key] = Proposal(design=design, scale=scale, seed=seed, reason=reason, predicted_cost=cost)
+    return tuple(chosen.values())
+
+
+def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[tuple[Design, Scale, int, str]]:
+    """Yield design, scale, seed and reason, most needed first."""
+    low, middle, seed = _low(problem, centre, top), _middle(problem, centre, top), problem.seed
+    yield centre, low, seed, "initial design: the centre of the space at the low scale anchors the law"
+    yield centre, top, seed, "initial design: the centre of the space near the ladder's top anchors the law"
+    controls = [("dense" if design.ffn == "dense" else "random-router", design) for design in problem.space.controls()]
+    for name, design in controls:
+        if not problem.is_feasible(design):
+            raise InvalidInputError(
+                f"the {name} control has no architecture at every size of the ladder",
+                where="space.controls",
+                fix="leave that control out, or widen the shape rules",
+            )
+        yield design, low, seed, f"initial design: the {name} control at the low scale"
+    yield centre, low, seed + 1, "initial design: the centre again with another seed measures the noise"
+    yield centre, middle, seed, "initial design: the centre of the space at the middle scale anchors the law"
+    for name, design in controls:
+        yield design, middle, seed, f"initial design: the {name} control at the middle scale"
+    for index, design in enumerate(_spread(problem)):
+        yield design, low, seed, f"initial design: design {index + 1} of those spread over the space, at the low scale"
+        if index % MIDDLE_EVERY == 0:
+            yield (
+                design,
+                middle,
+                seed,
+                f"initial design: spread design {index + 1} at a second scale, to compare rankings",
+            )
+
+
+def _spread(problem: Problem) -> list[Design]:
+    n = SPREAD_AT_LEAST + round(SPREAD_PER_FEATURE * len(problem.space.feature_names))
+    return problem.space.sample(n, problem.seed + 1, accept=problem.is_feasible)
+
+
+def _centre(problem: Problem) -> Design:
+    centre = problem.space.center()
+    if problem.is_feasible(centre):
+        return centre
+    return problem.space.sample(1, problem.seed, accept=problem.is_feasible)[0]
+
+
+def _top(problem: Problem, centre: Design, allowed: float) -> Scale:
+    """Return the dearest scale that takes at most half of what the initial design may cost."""
+    scales = problem.ladder.scales()
+    affordable = [scale for scale in scales if problem.cost(centre, scale) <= allowed / 2]
+    return max(affordable or scales[:1], key=lambda scale: problem.cost(centre, scale))
+
+
+def _low(problem: Problem, centre: Design, top: Scale) -> Scale:
+    """Return the longest horizon of the smallest size that is cheap beside the top: its trunk serves them all."""
+    ceiling = CHEAP * problem.cost(centre, top)
+    smallest = [Scale(n_active=problem.ladder.sizes[0], tokens=tokens) for tokens in problem.ladder.tokens]
+    cheap = [scale for scale in smallest if problem.cost(centre, scale) <= ceiling]
+    return cheap[-1] if cheap else smallest[0]
+
+
+def _middle(problem: Problem, centre: Design, top: Scale) -> Scale:
+    """Return the scale whose cost is nearest to the geometric mean of low and top, not one of them if possible."""
+    low = _low(problem, centre, top)
+    wanted = math.sqrt(problem.cost(centre, low) * problem.cost(centre, top))
+
+    def distance(scale: Scale) -> float:
+        ratio = problem.cost(centre, scale) / wanted
+        return max(ratio, 1 / ratio)
+
+    ceiling = problem.cost(centre, top)
+    others = [s for s in problem.ladder.scales() if s not in (low, top) and problem.cost(centre, s) <= ceiling]
+    larger = [
+        scale for scale in others if scale.n_active > low.n_active
+    ]  # a second size says more than a second horizon
+    return min(larger or others or [top], key=distance)

@@ -1,0 +1,86 @@
+"""What the surrogate learns from: one observation for every run, failures included.
+
+The loss of a diverged run says little more than that it was bad: its spread (1.5 in the step-law tables against a
+useful range of .05) would drown everything else. So a run without a loss, or one far above the law of the others, is
+entered as *bad*: at the largest residual that still counts as ordinary. The surrogate then avoids its neighbourhood
+without believing in cliffs.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from moe_search.search.law_mean import Array, LawMean, fit_law_mean
+from moe_search.search.problem import Problem
+from moe_search.search.trial import Row
+from moe_search.spaces.design import Design, Scale
+
+ORDINARY = 4.0
+"""Robust standard deviations above the law beyond which a loss counts as bad."""
+
+
+class Observations(NamedTuple):
+    """Runs as the surrogate sees them, shortest horizon first within a trial."""
+
+    designs: list[Design]
+    """As realised: what the integers amount to is what is modelled."""
+    scales: list[Scale]
+    """As realised."""
+    log_loss: Array
+    """Natural logarithm of bits per byte, ``(n,)``."""
+    trunks: Array
+    """Trial number ``(n,)``: runs of one trunk share part of their noise."""
+    is_last: Array
+    """Whether a run is its trial's longest, ``(n,)`` bool."""
+    law: LawMean
+
+
+def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
+    """Return the observations of ``rows``; None if no run has a loss yet."""
+    found = [
+        (row.trial, run, run is row.runs[-1])
+        for row in rows
+        for run in row.runs
+        if run.bpb is not None or run.status in ("diverged", "oom")
+    ]
+    designs, scales = [], []
+    for trial, run, _ in found:
+        wanted = Scale(n_active=trial.scale.n_active, tokens=run.tokens)
+        designs.append(problem.realised(trial.design, wanted)[0])
+        scales.append(Scale(n_active=run.n_active_non_embedding, tokens=run.tokens))
+    raw = np.array([np.nan if run.bpb is None else np.log(run.bpb) for _, run, _ in found])
+    known = np.isfinite(raw)
+    if not known.any():
+        return None
+    log_n, log_d = log_scales(scales)
+    law = fit_law_mean(log_n[known], log_d[known], raw[known])
+    value = law.value(log_n, log_d)
+    ceiling = value + ORDINARY * law.scatter
+    return Observations(
+        designs=designs,
+        scales=scales,
+        log_loss=np.minimum(np.where(known, raw, ceiling), ceiling),
+        trunks=np.array([trial.number for trial, _, _ in found], dtype=np.float64),
+        is_last=np.array([last for _, _, last in found], dtype=bool),
+        law=law,
+    )
+
+
+def log_scales(scales: Sequence[Scale]) -> tuple[Array, Array]:
+    """Return natural logarithms of active parameters and of tokens, ``(n,)`` each."""
+    sizes = np.log(np.array([scale.n_active for scale in scales], dtype=np.float64))
+    tokens = np.log(np.array([scale.tokens for scale in scales], dtype=np.float64))
+    return sizes, tokens
+
+
+def repeat_variance(observations: Observations) -> tuple[float, int]:
+    """Return the pooled variance of log loss between seeds of one (design, scale), and its degrees of freedom."""
+    groups: dict[tuple[Design, Scale], list[float]] = {}
+    keys = zip(observations.designs, observations.scales, strict=True)
+    for key, value in zip(keys, observations.log_loss.tolist(), strict=True):
+        groups.setdefault(key, []).append(value)
+    repeats = [np.array(values) for values in groups.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in repeats)
+    squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in repeats)
+    return (squares / freedom if freedom else 0.0), freedom

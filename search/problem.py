@@ -1,0 +1,120 @@
+"""The problem: everything besides the results that a proposal depends on."""
+
+from functools import lru_cache
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from moe_search.search.trial import Proposal, Trial
+from moe_search.spaces.accounting import flops_per_token
+from moe_search.spaces.design import Design, Scale
+from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.frozen import Frozen
+from moe_search.spaces.ladder import Ladder
+from moe_search.spaces.resolve import Resolved, resolve
+from moe_search.spaces.rules import ShapeRules
+from moe_search.spaces.run import run_key
+from moe_search.spaces.space import SearchSpace
+
+
+class Problem(Frozen):
+    """What is searched, at which scales, for how much, and the constants of the policy.
+
+    With the rows of the ledger it determines every proposal, so it is stored beside them.
+    """
+
+    space: SearchSpace
+    ladder: Ladder
+    rules: ShapeRules = ShapeRules()
+    target: Scale | None = None
+    """The scale whose best design is wanted; None: the ladder's top."""
+    budget_flops: float = Field(gt=0)
+    """Training FLOPs of all trials together."""
+    decay_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of a horizon that is learning-rate decay: what a shorter horizon costs beyond the trunk it shares."""
+    context: str = ""
+    """Fingerprint of recipe, data and code; part of every run key."""
+    seed: int = 0
+    lag: int = Field(default=3, ge=0)
+    """A proposal looks at the results of all trials but the ``lag`` latest, so ``lag + 1`` workers hardly wait."""
+
+    initial_share: float = Field(default=0.4, gt=0, le=1)
+    """Largest share of the budget that the initial design may take."""
+    pool_size: PositiveInt = 192
+    """Designs, spread over the space, that every proposal considers."""
+    neighbours: int = Field(default=16, ge=0)
+    """Mutations of each of the three best designs that are considered too."""
+    max_below_top: PositiveInt = 32
+    """Trials in a row that may stay below the ladder's top, however cheap they are."""
+    repeat_every: PositiveInt = 12
+    """One trial in so many repeats the best design with another seed at a cheap scale, to measure the noise."""
+
+    @property
+    def target_scale(self) -> Scale:
+        """Where the decision falls."""
+        return self.target or self.ladder.top
+
+    def resolved(self, design: Design, scale: Scale) -> Resolved:
+        """Return the integers of ``design`` at ``scale``; cached."""
+        return _resolved(design, scale, self.rules)
+
+    def realised(self, design: Design, scale: Scale) -> tuple[Design, Scale]:
+        """Return what a design's integers amount to at a scale: realised granularity, activation ratio and size.
+
+        A design that has no architecture at the scale (a target under the proxies' rules) stands for itself.
+        """
+        try:
+            realised = self.resolved(design, scale).realised
+        except InvalidInputError:
+            return design, scale
+        if design.ffn == "dense":
+            return design, scale.replace(n_active=realised.n_active_non_embedding)
+        return (
+            design.replace(granularity=realised.granularity, activation_ratio=realised.activation_ratio),
+            scale.replace(n_active=realised.n_active_non_embedding),
+        )
+
+    def features(self, design: Design) -> np.ndarray:
+        """Return the design's coordinates in [0, 1] for the surrogate ``(n_features,)``; cached."""
+        return _features(design, self.space)
+
+    def is_feasible(self, design: Design) -> bool:
+        """Say whether a design has an architecture at every size of the ladder."""
+        try:
+            for size in self.ladder.sizes:
+                self.resolved(design, Scale(n_active=size, tokens=self.ladder.tokens[0]))
+        except InvalidInputError:
+            return False
+        return True
+
+    def cost(self, design: Design, scale: Scale) -> float:
+        """Return the training FLOPs of a trial: its trunk, and a decay branch for every shorter horizon."""
+        shorter = [horizon for horizon in self.ladder.horizons(scale.tokens) if horizon < scale.tokens]
+        tokens = scale.tokens + self.decay_share * sum(shorter)
+        return _train_flops_per_token(design, scale.n_active, self.rules) * tokens
+
+    def trial(self, number: int, proposal: Proposal) -> Trial:
+        """Return ``proposal`` as trial ``number``."""
+        tokens = proposal.scale.tokens
+        shorter = (horizon for horizon in self.ladder.horizons(tokens) if horizon < tokens)
+        return Trial(
+            **{name: getattr(proposal, name) for name in Proposal.model_fields},
+            number=number,
+            horizons=(*shorter, tokens),
+            run_key=run_key(proposal.design, proposal.scale, proposal.seed, self.context),
+        )
+
+
+@lru_cache(maxsize=16_384)
+def _resolved(design: Design, scale: Scale, rules: ShapeRules) -> Resolved:
+    return resolve(design, scale, rules)
+
+
+@lru_cache(maxsize=16_384)
+def _train_flops_per_token(design: Design, n_active: int, rules: ShapeRules) -> float:
+    return flops_per_token(_resolved(design, Scale(n_active=n_active, tokens=1), rules).architecture).train
+
+
+@lru_cache(maxsize=16_384)
+def _features(design: Design, space: SearchSpace) -> np.ndarray:
+    return space.features(design)

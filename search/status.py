@@ -1,0 +1,93 @@
+"""What a campaign looks like now: a pure summary of its ledger."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from moe_search.search.budget import Budget, budget_of
+from moe_search.search.lease import Lease
+from moe_search.search.ledger import Ledger
+from moe_search.search.trial import Row
+from moe_search.spaces.design import Design, Scale
+from moe_search.spaces.frozen import Frozen
+
+
+class Best(Frozen):
+    """The run with the least bits per byte at the largest scale that has been reached."""
+
+    trial: int
+    design: Design
+    scale: Scale
+    bpb: float
+
+
+class Running(Frozen):
+    """A trial in progress."""
+
+    trial: int
+    scale: Scale
+    owner: str
+    is_held: bool
+    """False: its worker is gone and the trial waits to be resumed."""
+    tokens: int
+    """Training tokens so far, of ``scale.tokens``."""
+    loss: float | None
+    """Latest reported loss, nats a token."""
+
+
+class Status(Frozen):
+    """Trials by state, budget, current best, what is running."""
+
+    trials: dict[str, int]
+    """``waiting``, ``running``, ``failed``, and those with a result by the status of their last run."""
+    budget: Budget
+    best: Best | None
+    running: tuple[Running, ...]
+
+
+def status_of(ledger: Ledger) -> Status:
+    """Read the ledger once and summarise it."""
+    return summarise(ledger.problem.budget_flops, ledger.rows(), ledger.progress())
+
+
+def summarise(
+    budget_flops: float, rows: Sequence[Row], progress: Mapping[int, tuple[Lease | None, Mapping[int, float]]]
+) -> Status:
+    """Return the status of a trial table.
+
+    Args:
+        budget_flops: training FLOPs allowed.
+        rows: the table.
+        progress: lease and reported losses by tokens of the trials that are running.
+    """
+    counted = Counter(row.runs[-1].status if row.state == "finished" else row.state for row in rows)
+    running = []
+    for row in rows:
+        if row.state != "running":
+            continue
+        lease, losses = progress.get(row.trial.number, (None, {}))
+        tokens = max(losses, default=0)
+        running.append(
+            Running(
+                trial=row.trial.number,
+                scale=row.trial.scale,
+                owner=lease.owner if lease else "",
+                is_held=lease is not None and lease.is_held(),
+                tokens=tokens,
+                loss=losses.get(tokens),
+            )
+        )
+    return Status(
+        trials=dict(sorted(counted.items())),
+        budget=budget_of(budget_flops, rows),
+        best=_best(rows),
+        running=tuple(running),
+    )
+
+
+def _best(rows: Sequence[Row]) -> Best | None:
+    found = [
+        Best(trial=row.trial.number, design=row.trial.design, scale=row.trial.scale, bpb=row.runs[-1].bpb)
+        for row in rows
+        if row.runs and row.runs[-1].bpb is not None
+    ]
+    return min(found, key=lambda best: (-best.scale.n_active * best.scale.tokens, best.bpb), default=None)

@@ -1,0 +1,1 @@
+"""Worlds to search in without training: simulated ones."""
