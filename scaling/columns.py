@@ -1,0 +1,60 @@
+"""Raw columns of a runs table, as the adaptors of laws ask for them."""
+
+import numpy as np
+import polars as pl
+
+from moe_search.scaling.expressions import missing_column
+from moe_search.scaling.law import Array
+from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.mixture import SUM_TOLERANCE
+
+
+def positive(frame: pl.DataFrame, *names: str, law: str) -> Array:
+    """Return the first of the columns ``names`` that the table has, as positive float64 (runs,).
+
+    Raises:
+        InvalidInputError: it has none of them, or the one it has holds a value that is not a positive number.
+    """
+    present = [name for name in names if name in frame.columns]
+    if not present:
+        raise missing_column(names[0], frame.columns, where=f"law {law}")
+    name = present[0]
+    if not frame[name].dtype.is_numeric():
+        raise InvalidInputError(f"column {name!r} holds {frame[name].dtype}, not numbers", where=f"law {law}")
+    values = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        raise InvalidInputError(
+            f"column {name!r} holds {values[bad][0]} in {bad.sum()} of {len(values)} rows",
+            where=f"law {law}",
+            allowed="positive numbers",
+            fix=f"--where '{name} > 0'",
+        )
+    return values
+
+
+def optional(frame: pl.DataFrame, *names: str, default: float, law: str) -> Array:
+    """Like :func:`positive`, but a table without the column has ``default`` in every row (runs,)."""
+    if any(name in frame.columns for name in names):
+        return positive(frame, *names, law=law)
+    return np.full(frame.height, default)
+
+
+def relative_weights(frame: pl.DataFrame) -> Array:
+    """Return the mixture (runs, domains) times the number of domains: 1 everywhere is the uniform mixture.
+
+    A table without ``weight/<domain>`` columns has one domain. Rows whose weights do not sum to one are refused.
+    """
+    names = sorted(name for name in frame.columns if name.startswith("weight/"))
+    if not names:
+        return np.ones((frame.height, 1))
+    weights: Array = frame.select(pl.col(names).cast(pl.Float64).fill_null(0.0)).to_numpy()
+    wrong = ~(np.abs(weights.sum(axis=1) - 1) < 10 * SUM_TOLERANCE) | (weights < 0).any(axis=1)
+    if wrong.any():
+        raise InvalidInputError(
+            f"the mixture weights of {wrong.sum()} of {len(weights)} runs are not a mixture: the first sums to "
+            f"{weights[wrong][0].sum():.4g}",
+            where=", ".join(names),
+            allowed="weights >= 0 that sum to 1",
+        )
+    return weights * len(names)

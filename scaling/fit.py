@@ -1,0 +1,242 @@
+"""Fit a law to a table of runs: the optimum with a check that it is one, and what the data do not say.
+
+``fit`` minimises the summed Huber loss of the log residuals from many starts at once, refits all resamples of whole
+runs (or clusters of runs) at once, and returns a :class:`~moe_search.scaling.fitted.Fit`. Values of parameters that
+the table cannot identify are withheld; the fit predicts all the same, with their full uncertainty.
+
+References: Hoffmann et al. 2022 (objective), Besiroglu et al. 2024 (sum, not average; bootstrap).
+"""
+
+import time
+from collections.abc import Set
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from moe_search.scaling.expressions import evaluate, mask
+from moe_search.scaling.fitted import Estimate, Fit, Observed
+from moe_search.scaling.holdout import score
+from moe_search.scaling.identifiability import condition_number
+from moe_search.scaling.law import Array, Law
+from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
+from moe_search.scaling.problem import Problem, build_problem
+from moe_search.spaces.errors import InvalidInputError
+
+Objective = Literal["bpb", "loss"]
+STARTS = 256
+FEWEST_STARTS_SHARE = 0.02
+FEWEST_CLUSTERS = 10
+"""Below so many resampling units, intervals from resampling are too narrow to trust."""
+FEWEST_REPEATED_DESIGNS = 5
+LEAST_DESIGN_SHARE = 0.1
+"""No table is so large that its designs are proven to differ by nothing but what the law says."""
+
+
+def fit(
+    law: Law,
+    frame: pl.DataFrame,
+    *,
+    objective: Objective | None = None,
+    holdout: str | None = None,
+    cluster: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    delta: float = 1e-3,
+    starts: int = STARTS,
+) -> Fit:
+    """Fit ``law`` to the finished runs of ``frame``; runs with a random router are controls and are left out.
+
+    Args:
+        law: the law.
+        frame: a runs table (or somebody else's, with the columns the law's adaptor asks for).
+        objective: the column that is fitted; None: ``bpb`` where the table has it, else ``loss``.
+        holdout: a condition, as a Polars SQL expression; its rows are predicted, not fitted.
+        cluster: the resampling unit, as a Polars SQL expression; None: one run.
+        resamples: bootstrap resamples for intervals; 0 for none.
+        seed: of starts and resamples.
+        delta: where the Huber loss turns linear, in log loss.
+        starts: starts of the optimiser.
+
+    Raises:
+        InvalidInputError: a column is missing, or too few runs remain.
+    """
+    began = time.perf_counter()
+    column = _objective(frame, objective)
+    usable, warnings = _usable(frame, column)
+    held = mask(usable, holdout or "false", where="--holdout")
+    train, test = usable.filter(~held), usable.filter(held)
+    if holdout is not None and test.is_empty():
+        raise InvalidInputError(f"no run meets {holdout!r}, so that there is nothing to hold out", where="--holdout")
+    _enough(law, train.height)
+    rng = np.random.default_rng(seed)
+    problem = build_problem(law, train, column, usable, delta)
+    optimum = find_optimum(problem, starts, rng)
+    clusters = _clusters(train, cluster)
+    draws = _resample(problem, optimum, clusters, resamples, rng)
+
+    withheld = {name for group in optimum.unidentifiable for name in group.parameters}
+    at_bound = tuple(
+        name
+        for name, value, low, high in zip(law.names, optimum.theta, problem.lower, problem.upper, strict=True)
+        if min(value - low, high - value) < 1e-6 * (high - low)
+    )
+    warnings += _warnings(optimum, starts, at_bound, int(clusters.max()) + 1 if resamples else None, law)
+    parameters, derived = _estimates(law, optimum.theta, draws, withheld)
+    result = Fit(
+        law=law,
+        objective_column=column,
+        n_runs=problem.runs,
+        objective=optimum.objective,
+        theta=optimum.theta,
+        draws=draws,
+        residuals=optimum.residual,
+        noise=optimum.residual * np.sqrt(problem.runs / optimum.freedom),
+        design_share=_design_share(optimum.residual, train),
+        parameters=parameters,
+        derived=derived,
+        starts_total=starts,
+        starts_reached_best=optimum.reached,
+        gradient_norm=optimum.gradient_norm,
+        condition_number=condition_number(optimum.jacobian, huber_weight(optimum.residual, delta)),
+        unidentifiable=optimum.unidentifiable,
+        at_bound=at_bound,
+        observed=Observed.of(train),
+        warnings=tuple(warnings),
+        holdout=None,
+        seconds=0.0,
+    )
+    if test.height:
+        observed = test[column].cast(pl.Float64).to_numpy()
+        result = replace(result, holdout=score(result.predict(test, seed=seed), observed))
+    return replace(result, seconds=time.perf_counter() - began)
+
+
+def _objective(frame: pl.DataFrame, objective: Objective | None) -> str:
+    wanted = [objective] if objective else ["bpb", "loss"]
+    for name in wanted:
+        if name in frame.columns and frame[name].null_count() < frame.height:
+            return name
+    raise InvalidInputError(
+        f"the table has no column {' or '.join(wanted)} with values",
+        allowed=", ".join(frame.columns),
+        fix="--map loss=... names the column that holds the loss in nats a token",
+    )
+
+
+def _usable(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
+    """Finished runs with a loss, controls left out; what was left out, said."""
+    warnings = []
+    reasons = (
+        ("status", pl.col("status") != "finished", "did not finish"),
+        ("router", pl.col("router") == "random", "have a random router, which is a control"),
+        (column, ~pl.col(column).cast(pl.Float64).is_finite(), f"have no {column}"),
+    )
+    for name, condition, reason in reasons:
+        if name in frame.columns:
+            kept = frame.filter(~condition.fill_null(value=name == column))
+            if kept.height < frame.height:
+                warnings.append(f"{frame.height - kept.height} runs are left out: they {reason}")
+            frame = kept
+    return frame, warnings
+
+
+def _enough(law: Law, runs: int) -> None:
+    needed = 4 if law.regularised else len(law.parameters) + 1
+    if runs < needed:
+        raise InvalidInputError(
+            f"{runs} runs remain, too few for the {len(law.parameters)} parameters of the law {law.name}",
+            allowed=f"at least {needed} finished runs that are not held out",
+            fix="a smaller --holdout" if runs else "check --where and --holdout",
+        )
+
+
+def _warnings(optimum: Optimum, starts: int, at_bound: tuple[str, ...], clusters: int | None, law: Law) -> list[str]:
+    warnings = []
+    if optimum.precision.any() and not law.regularised:
+        warnings.append("the weak prior holds what the runs do not determine")
+    if optimum.reached < max(2, FEWEST_STARTS_SHARE * starts):
+        warnings.append(f"only {optimum.reached} of {starts} starts reached the best objective: a better one may exist")
+    if at_bound:
+        warnings.append(f"at a bound, so that the interval is not to be trusted: {', '.join(at_bound)}")
+    if clusters is not None and clusters < FEWEST_CLUSTERS:
+        warnings.append(f"only {clusters} resampling units: the intervals are narrower than they should be")
+    return warnings
+
+
+def _clusters(train: pl.DataFrame, cluster: str | None) -> npt.NDArray[np.intp]:
+    """Number of the resampling unit of each run (runs,)."""
+    if cluster is None:
+        return np.arange(train.height)
+    units = evaluate(train, cluster, where="--cluster").cast(pl.String).fill_null("")
+    return np.unique(units.to_numpy(), return_inverse=True)[1]
+
+
+def _resample(
+    problem: Problem,
+    optimum: Optimum,
+    clusters: npt.NDArray[np.intp],
+    resamples: int,
+    rng: np.random.Generator,
+) -> Array:
+    """Refit all resamples of whole clusters at once, as multinomial weights (resamples, parameters).
+
+    Where the prior takes part its centre is resampled too: otherwise what only the prior says would look certain.
+    """
+    if resamples == 0:
+        return optimum.theta[None, :]
+    units = int(clusters.max()) + 1
+    weights = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(float)[:, clusters]
+    center = problem.center[None, :]
+    if optimum.precision.any():
+        scatter = np.sqrt(optimum.dispersion / optimum.precision)
+        center = center + scatter * rng.normal(size=(resamples, len(scatter)))
+    return problem.solve(
+        np.tile(optimum.theta, (resamples, 1)),
+        curvature="polish",
+        precision=optimum.precision,
+        weights=weights,
+        center=center,
+        max_iterations=60,
+        tolerance=1e-7,
+    ).theta
+
+
+def _design_share(residual: Array, train: pl.DataFrame) -> float:
+    """Share of the residual variance that lies between designs (a one-way analysis of variance).
+
+    It is 1, the cautious answer, unless several designs were run several times each.
+    """
+    if "design_key" not in train.columns:
+        return 1.0
+    groups = (
+        pl.DataFrame({"key": train["design_key"], "residual": residual})
+        .group_by("key")
+        .agg(pl.len().alias("n"), pl.col("residual").mean().alias("mean"), pl.col("residual").var().alias("within"))
+        .filter(pl.col("n") > 1)
+    )
+    if groups.height < FEWEST_REPEATED_DESIGNS:
+        return 1.0
+    n, mean, within = (groups[name].cast(pl.Float64).to_numpy() for name in ("n", "mean", "within"))
+    inside = float(np.average(within, weights=n - 1))
+    between = max(float(mean.var(ddof=1)) - inside * float((1 / n).mean()), 0.0)
+    return max(between / (between + inside), LEAST_DESIGN_SHARE) if between + inside > 0 else 1.0
+
+
+def _estimates(
+    law: Law, theta: Array, draws: Array, withheld: Set[str]
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Parameters and derived quantities; what rests on a withheld parameter is withheld."""
+    point, sampled = law.natural(theta[None, :]), law.natural(draws)
+    parameters = {
+        name: Estimate.withheld() if name in withheld else Estimate.of(float(point[name][0]), sampled[name])
+        for name in law.names
+    }
+    derived_draws = law.derived(sampled)
+    derived = {
+        name: Estimate.withheld() if withheld else Estimate.of(float(value[0]), derived_draws[name])
+        for name, value in law.derived(point).items()
+    }
+    return parameters, derived

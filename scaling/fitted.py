@@ -1,0 +1,220 @@
+"""A fitted law: estimates with intervals, the checks of the optimum, and predictions as joint draws."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from moe_search.scaling.holdout import Holdout
+from moe_search.scaling.identifiability import Unidentifiable
+from moe_search.scaling.law import Array, Law
+from moe_search.scaling.laws import get_law
+from moe_search.scaling.prediction import Prediction
+from moe_search.spaces.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and 95 % interval; all None where the data do not identify it."""
+
+    value: float | None
+    se: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def withheld(cls) -> Self:
+        """Return the estimate that says nothing."""
+        return cls(None, None, None, None)
+
+    @classmethod
+    def of(cls, value: float, draws: Array) -> Self:
+        """Return ``value`` with the spread of ``draws``; without draws (one or none) the value alone."""
+        if not math.isfinite(value):
+            return cls.withheld()
+        if len(draws) < 2:
+            return cls(value, None, None, None)
+        finite = draws[np.isfinite(draws)]
+        low, high = np.quantile(finite, [0.025, 0.975])
+        return cls(value, float(finite.std(ddof=1)), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The range of the runs a law was fitted to, by column: lowest and highest."""
+
+    ranges: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Self:
+        """Return the ranges of the columns that a prediction may leave."""
+        names = (
+            "n_active",
+            "n_total",
+            "n_active_non_embedding",
+            "n_total_non_embedding",
+            "tokens",
+            "train_flops",
+            "granularity",
+            "activation_ratio",
+            "expansion",
+        )
+        ranges = {}
+        for name in names:
+            if name in frame.columns and frame[name].null_count() < frame.height:
+                values = frame[name].drop_nulls().cast(pl.Float64).to_numpy()
+                ranges[name] = (float(values.min()), float(values.max()))
+        return cls(ranges)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law fitted to a table of runs. Arrays in internal units are for prediction; ``parameters`` are for reading."""
+
+    law: Law
+    objective_column: str
+    """``bpb`` or ``loss``: what was fitted and is predicted."""
+    n_runs: int
+    objective: float
+    """Summed Huber loss of the log residuals (and the prior, where one took part) at the optimum."""
+    theta: Array
+    """(parameters,), internal."""
+    draws: Array
+    """(draws, parameters), internal: one refit of a resample each."""
+    residuals: Array
+    """(runs,): log predicted minus log observed."""
+    noise: Array
+    """(runs,): residuals scaled to the degrees of freedom, which predictions are drawn with."""
+    design_share: float
+    """Share of the residual variance that runs of one design have in common; 1 where the table does not tell."""
+    parameters: Mapping[str, Estimate]
+    derived: Mapping[str, Estimate]
+    starts_total: int
+    starts_reached_best: int
+    gradient_norm: float
+    condition_number: float
+    unidentifiable: tuple[Unidentifiable, ...]
+    at_bound: tuple[str, ...]
+    observed: Observed
+    warnings: tuple[str, ...]
+    holdout: Holdout | None
+    seconds: float
+
+    @property
+    def covariance(self) -> Array:
+        """Covariance (parameters, parameters) of the draws, in internal units; zeros without resamples."""
+        if len(self.draws) < 2:
+            return np.zeros((len(self.theta), len(self.theta)))
+        covariance: Array = np.cov(self.draws.T)
+        return covariance
+
+    @property
+    def residual_sd(self) -> float:
+        """Root mean square of the scaled residuals: the standard deviation of log loss around the law."""
+        return float(np.sqrt(np.mean(self.noise**2)))
+
+    def log_means(self, frame: pl.DataFrame) -> tuple[Array, Array]:
+        """Return the law's log loss at the optimum (rows,) and under each parameter draw (rows, draws), noise-free."""
+        x = self.law.variables(frame)
+        return self.law.log_loss(self.theta[None, :], x)[0], self.law.log_loss(self.draws, x).T
+
+    def predict(self, frame: pl.DataFrame, *, seed: int = 0) -> Prediction:
+        """Predict new runs: parameter draws, each with a residual of the fit drawn independently a row."""
+        mean, draws = self.log_means(frame)
+        noise = np.random.default_rng(seed).choice(self.noise, size=draws.shape)
+        return Prediction(np.exp(mean), np.exp(draws - noise))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one object of ``moe-search fit --json``; numbers that are not finite are null."""
+        content = {
+            "law": self.law.name,
+            "n_runs": self.n_runs,
+            "n_holdout": len(self.holdout.predictions) if self.holdout else 0,
+            "objective": self.objective,
+            "parameters": {name: asdict(estimate) for name, estimate in self.parameters.items()},
+            "derived": {name: asdict(estimate) for name, estimate in self.derived.items()},
+            "starts": {"total": self.starts_total, "reached_best": self.starts_reached_best},
+            "condition_number": self.condition_number,
+            "unidentifiable": [
+                {"parameters": list(group.parameters), "reason": group.reason} for group in self.unidentifiable
+            ],
+            "at_bound": list(self.at_bound),
+            "warnings": list(self.warnings),
+            "holdout": {**asdict(self.holdout), "predictions": list(self.holdout.predictions)}
+            if self.holdout
+            else None,
+            "seconds": self.seconds,
+        }
+        cleaned: dict[str, Any] = _finite_or_null(content)
+        return cleaned
+
+    def to_file_text(self) -> str:
+        """Return the JSON of a fit file: :meth:`to_json` and, under ``state``, what predictions need."""
+        state = {
+            "objective_column": self.objective_column,
+            "theta": self.theta.tolist(),
+            "draws": self.draws.tolist(),
+            "residuals": self.residuals.tolist(),
+            "noise": self.noise.tolist(),
+            "design_share": self.design_share,
+            "gradient_norm": self.gradient_norm,
+            "observed": {name: list(span) for name, span in self.observed.ranges.items()},
+        }
+        return json.dumps({**self.to_json(), "state": state}, allow_nan=False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a fit file.
+
+        Raises:
+            InvalidInputError: it is not one.
+        """
+        try:
+            content = json.loads(path.read_text())
+            state = content["state"]
+            holdout = content["holdout"]
+            return cls(
+                law=get_law(content["law"]),
+                objective_column=state["objective_column"],
+                n_runs=content["n_runs"],
+                objective=content["objective"],
+                theta=np.array(state["theta"]),
+                draws=np.array(state["draws"]),
+                residuals=np.array(state["residuals"]),
+                noise=np.array(state["noise"]),
+                design_share=state["design_share"],
+                parameters={name: Estimate(**e) for name, e in content["parameters"].items()},
+                derived={name: Estimate(**e) for name, e in content["derived"].items()},
+                starts_total=content["starts"]["total"],
+                starts_reached_best=content["starts"]["reached_best"],
+                gradient_norm=state["gradient_norm"],
+                condition_number=math.inf if content["condition_number"] is None else content["condition_number"],
+                unidentifiable=tuple(
+                    Unidentifiable(tuple(group["parameters"]), group["reason"]) for group in content["unidentifiable"]
+                ),
+                at_bound=tuple(content["at_bound"]),
+                observed=Observed({name: (low, high) for name, (low, high) in state["observed"].items()}),
+                warnings=tuple(content["warnings"]),
+                holdout=Holdout(**{**holdout, "predictions": tuple(holdout["predictions"])}) if holdout else None,
+                seconds=content["seconds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(
+                f"{path} is not a fit file ({type(error).__name__}: {error})", fix="moe-search fit RUNS -o fit.json"
+            ) from error
+
+
+def _finite_or_null(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite_or_null(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite_or_null(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value

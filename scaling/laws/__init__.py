@@ -1,0 +1,32 @@
+"""The library of scaling laws: one file a law, each with its instance ``LAW``. Adding a file adds a law."""
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+
+from moe_search.scaling.law import Law
+from moe_search.spaces.errors import InvalidInputError
+
+
+@cache
+def _laws() -> dict[str, Law]:
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return {law.name: law for law in (module.LAW for module in modules)}
+
+
+def law_names() -> tuple[str, ...]:
+    """Return the names of all laws, sorted."""
+    return tuple(sorted(_laws()))
+
+
+def get_law(name: str) -> Law:
+    """Return the law called ``name``.
+
+    Raises:
+        InvalidInputError: there is none; the nearest name is suggested.
+    """
+    if name not in _laws():
+        nearest = difflib.get_close_matches(name, law_names(), n=1, cutoff=0.0)
+        raise InvalidInputError(f"unknown law {name!r}", where="--law", allowed=", ".join(law_names()), fix=nearest[0])
+    return _laws()[name]

@@ -1,0 +1,110 @@
+"""The best optimum of a problem, how many starts reached it, and what the runs do not determine.
+
+The weak prior of a law takes part where the law is regularised, or where the runs leave a parameter open; otherwise
+the objective is the pure Huber sum, comparable with published values.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_search.scaling.identifiability import Unidentifiable, merged, undetermined_directions, unsupported_variables
+from moe_search.scaling.law import Array
+from moe_search.scaling.problem import Problem
+from moe_search.scaling.solver import Solution
+
+REACHED = 1e-5
+"""Relative excess of the objective up to which a start has reached the best one."""
+POLISHED = 8
+"""Ends that are polished to the last digit."""
+LEAST_NOISE = 2e-3
+"""Standard deviation of log loss that the weak prior is weighed against at least: seeds alone differ by about that."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the best start ended."""
+
+    theta: Array
+    """(parameters,), internal."""
+    objective: float
+    gradient_norm: float
+    residual: Array
+    """(runs,)."""
+    jacobian: Array
+    """(parameters, runs)."""
+    reached: int
+    """Starts that ended within ``REACHED`` of the best objective."""
+    precision: Array
+    """(parameters,): of the prior that took part; zeros for none."""
+    dispersion: float
+    """What turns the objective into a negative log likelihood."""
+    freedom: float
+    """Runs less the parameters that the runs, not the prior, determine; at least 1."""
+    unidentifiable: tuple[Unidentifiable, ...]
+
+
+def find_optimum(problem: Problem, starts: int, rng: np.random.Generator) -> Optimum:
+    """Minimise from all starts at once and check what was found."""
+    nothing = np.zeros(len(problem.center))
+    prior = problem.delta * 1e-2 / problem.spread**2  # 1 % noise, until the residuals say better
+    regularised = problem.law.regularised
+    ends = problem.solve(problem.starts(starts, rng), curvature="explore", precision=prior if regularised else nothing)
+    optimum = _examine(problem, ends, prior if regularised else nothing)
+    if regularised or optimum.unidentifiable:
+        precision = optimum.dispersion / problem.spread**2
+        ends = problem.solve(ends.theta, curvature="explore", precision=precision)
+        optimum = _examine(problem, ends, precision)
+    return optimum
+
+
+def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
+    """Polish the best few ends and look at the winner."""
+    few = np.argsort(ends.objective)[:POLISHED]
+    polished = problem.solve(ends.theta[few], curvature="polish", precision=precision, tolerance=1e-13)
+    winner = int(np.argmin(polished.objective))
+    theta, objective = polished.theta[winner], float(polished.objective[winner])
+    residual, jacobian = (part[0] for part in problem.residuals(theta[None, :]))
+    weight = huber_weight(residual, problem.delta)
+    freedom = max(problem.runs - _determined(problem, jacobian, weight, precision), 1.0)
+    dispersion = _dispersion(residual, problem.delta, freedom)
+    return Optimum(
+        theta=theta,
+        objective=objective,
+        gradient_norm=float(polished.gradient_norm[winner]),
+        residual=residual,
+        jacobian=jacobian,
+        reached=int((ends.objective <= objective * (1 + REACHED)).sum()),
+        precision=precision,
+        dispersion=dispersion,
+        freedom=freedom,
+        unidentifiable=merged(
+            problem.law,
+            unsupported_variables(problem.law, problem.x),
+            undetermined_directions(problem.law, (jacobian * weight) @ jacobian.T / dispersion),
+        ),
+    )
+
+
+def huber_weight(residual: Array, delta: float) -> Array:
+    """Return min(1, δ/|r|): what a residual weighs in the reweighted least squares that has the same optimum."""
+    weight: Array = delta / np.maximum(np.abs(residual), delta)
+    return weight
+
+
+def _dispersion(residual: Array, delta: float, freedom: float) -> float:
+    """Σ r ψ(r) over the degrees of freedom.
+
+    It is the variance where residuals are inside ``delta``, and delta times the mean deviation where they are outside.
+    """
+    least = min(delta, LEAST_NOISE) * LEAST_NOISE
+    return max(float((residual * np.clip(residual, -delta, delta)).sum() / freedom), least)
+
+
+def _determined(problem: Problem, jacobian: Array, weight: Array, precision: Array) -> float:
+    """Trace of (JᵀWJ + P)⁻¹ JᵀWJ: the number of parameters that the runs, not the prior, determine."""
+    transformed = problem.basis.T @ jacobian
+    data = (transformed * weight) @ transformed.T
+    prior = (problem.basis.T * precision) @ problem.basis
+    ridge = 1e-12 * np.trace(data) * np.eye(len(data))
+    return float(np.trace(np.linalg.solve(data + prior + ridge, data)))

@@ -1,0 +1,137 @@
+"""One law on one training table, as the numerical problem that all solves share: coordinates, box, prior and starts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from scipy.stats import norm, qmc
+
+from moe_search.scaling.law import BITS_PER_BYTE_OF_A_NAT_PER_TOKEN, Array, Law, Variables
+from moe_search.scaling.solver import Solution, minimise
+
+SMALLEST_SHARE = 0.02
+"""Of the median loss: what a term starts at, at least."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Residuals of a law, with the box and the weak prior of its parameters in internal units."""
+
+    law: Law
+    x: Variables
+    log_y: Array
+    """(runs,): logarithm of the observed loss."""
+    delta: float
+    center: Array
+    """(parameters,): the prior's centre, in the unit of the observed loss."""
+    spread: Array
+    """(parameters,): the prior's standard deviation."""
+    lower: Array
+    upper: Array
+    basis: Array
+    """(parameters, parameters): coordinates in which an amplitude is the size of its term at the mean run."""
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return len(self.log_y)
+
+    def residuals(self, theta: Array) -> tuple[Array, Array]:
+        """Return log predicted minus log observed (batch, runs) and its Jacobian (batch, parameters, runs)."""
+        with np.errstate(all="ignore"):  # far starts overflow; the solver refuses such steps
+            value, jacobian = self.law.log_loss_and_jacobian(theta, self.x)
+        return value - self.log_y, jacobian
+
+    def solve(
+        self,
+        start: Array,
+        *,
+        curvature: Literal["explore", "polish"],
+        precision: Array,
+        weights: Array | None = None,
+        center: Array | None = None,
+        max_iterations: int = 200,
+        tolerance: float = 1e-10,
+    ) -> Solution:
+        """Minimise from each row of ``start`` (batch, parameters); see :func:`moe_search.scaling.solver.minimise`."""
+        return minimise(
+            self.residuals,
+            start,
+            weights=np.ones((1, self.runs)) if weights is None else weights,
+            delta=self.delta,
+            lower=self.lower,
+            upper=self.upper,
+            basis=self.basis,
+            mean=self.center[None, :] if center is None else center,
+            precision=precision,
+            curvature=curvature,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+        )
+
+    def starts(self, count: int, rng: np.random.Generator) -> Array:
+        """Return starts (count, parameters): published fits, the prior's centre, and a scrambled Sobol sequence.
+
+        Exponents and effects spread twice as wide as the prior. Amplitudes are set so that each term is between
+        ``SMALLEST_SHARE`` and all of the median loss at the mean run, whatever the exponents: elsewhere no gradient
+        points home.
+        """
+        size = 2 ** int(np.ceil(np.log2(max(count, 2))))
+        sobol = qmc.Sobol(len(self.center), rng=rng).random(size)[:count]
+        theta = self.center + 2 * self.spread * norm.ppf(np.clip(sobol, 1e-6, 1 - 1e-6))
+        theta = np.clip(theta, self.lower, self.upper)
+        for j, slopes in _scales(self.law, self.center, self.x):
+            log_size = np.median(self.log_y) + np.log(SMALLEST_SHARE) * sobol[:, j]
+            theta[:, j] = log_size - sum(theta[:, k] * slope for k, slope in slopes.items())
+        known = [self.law.internal(c) for c in self.law.published.values() if set(c) == set(self.law.names)]
+        first = np.concatenate([*known, self.center[None, :]])[:count]
+        theta[: len(first)] = first
+        return np.clip(theta, self.lower, self.upper)
+
+
+def build_problem(law: Law, train: pl.DataFrame, column: str, everything: pl.DataFrame, delta: float) -> Problem:
+    """Return the problem of fitting ``column`` of ``train``; ``everything`` gives the ratio of the loss's units."""
+    x = law.variables(train)
+    parameters = law.parameters
+    center = np.array([float(p.internal(p.center)) + _unit_shift(p.unit, column, everything) for p in parameters])
+    lower = np.array([float(p.internal(p.lower)) for p in parameters])
+    upper = np.array([float(p.internal(p.upper)) for p in parameters])
+    basis = np.eye(len(parameters))
+    for j, slopes in _scales(law, center, x):
+        for k, slope in slopes.items():
+            basis[j, k] = -slope
+    return Problem(
+        law=law,
+        x=x,
+        log_y=np.log(train[column].cast(pl.Float64).to_numpy()),
+        delta=delta,
+        center=np.clip(center, lower, upper),
+        spread=np.array([p.spread for p in parameters]),
+        lower=lower,
+        upper=upper,
+        basis=basis,
+    )
+
+
+def _unit_shift(unit: str, column: str, frame: pl.DataFrame) -> float:
+    """Logarithm of the factor from the unit a prior is stated in to that of the fitted column."""
+    own = "bits/byte" if column == "bpb" else "nats/token"
+    if unit in {"", own}:
+        return 0.0
+    ratio = BITS_PER_BYTE_OF_A_NAT_PER_TOKEN
+    if {"bpb", "loss"} <= set(frame.columns):
+        measured = frame.select((pl.col("bpb") / pl.col("loss")).median()).item()
+        ratio = measured if measured is not None and np.isfinite(measured) and measured > 0 else ratio
+    return float(np.log(ratio) if own == "bits/byte" else -np.log(ratio))
+
+
+def _scales(law: Law, center: Array, x: Variables) -> list[tuple[int, dict[int, float]]]:
+    """Of each term the parameter that scales it, and the mean slopes of its other parameters over the runs."""
+    found = []
+    for term in law.terms([np.array([[value]]) for value in center], x):
+        scales = [j for j, slope in term.gradient.items() if isinstance(slope, float) and slope == 1.0]
+        if scales:
+            others = {k: float(np.mean(slope)) for k, slope in term.gradient.items() if k != scales[0]}
+            found.append((scales[0], others))
+    return found

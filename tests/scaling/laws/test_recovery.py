@@ -1,0 +1,68 @@
+"""Every law recovers its own coefficients from noisy synthetic runs, with intervals that hold them."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from moe_search.scaling.fit import fit
+from moe_search.scaling.laws import get_law
+
+EFFICIENCY = {"E": 1.6, "K": 2000.0, "s": 0.16, "a": 1.23, "d": -7.61e-2, "gamma": 1.67e-2, "beta": -1.17e-1}
+JOINT = {"E": 0.6, "A": 1.2, "B": 0.5, "alpha": 0.3, "beta": 0.4, "delta": -0.1, "zeta": 0.0, "omega": -0.03}
+TRUTHS = {
+    "chinchilla": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+    "fine_grained": dict(get_law("fine_grained").published["krajewski2024"]),
+    "joint_moe": dict(get_law("joint_moe").published["ludziejewski2025"]),
+    "efficiency_leverage": EFFICIENCY | {"A_start": 1.63e-2},
+    "joint": JOINT | {"kappa": -0.1, "lambda": 0.02, "tau": 0.3},
+}
+
+
+def synthetic(name: str, noise: float, runs: int = 160, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    low, high = (5.5, 7.5) if name == "joint" else (7.3, 9.5)
+    active, tokens = 10 ** rng.uniform(low, high, runs), 10 ** rng.uniform(low + 1, high + 1.5, runs)
+    expansion, granularity = 2.0 ** rng.integers(0, 6, runs), 2.0 ** rng.integers(0, 6, runs)
+    weights = rng.dirichlet(np.ones(3), runs)
+    frame = pl.DataFrame(
+        {
+            "n_active": active,
+            "n_total": active * expansion,
+            "tokens": tokens,
+            "expansion": expansion,
+            "activation_ratio": 1 / expansion,
+            "granularity": granularity,
+            "train_flops": 6 * active * tokens,
+            **{f"weight/{domain}": weights[:, i] for i, domain in enumerate("abc")},
+        }
+    )
+    law = get_law(name)
+    loss = law.predict(TRUTHS[name], law.variables(frame)) * np.exp(noise * rng.normal(size=runs))
+    return frame.with_columns(pl.Series("bpb" if name == "joint" else "loss", loss))
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_recovery_with_intervals(name: str) -> None:
+    result = fit(get_law(name), synthetic(name, noise=0.002), resamples=400, starts=128)
+    truth, identified = TRUTHS[name], 0
+    for parameter, estimate in result.parameters.items():
+        if estimate.value is None:
+            continue
+        identified += 1
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.se is not None
+        slack = 0.5 * estimate.se  # eleven intervals of 95 % miss one about every second table
+        assert estimate.low - slack <= truth[parameter] <= estimate.high + slack, parameter
+    assert identified >= len(truth) - 1, result.unidentifiable
+    assert result.starts_reached_best > 20
+    assert result.residual_sd == pytest.approx(0.002, rel=0.25)
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_exact_data_are_fitted_exactly(name: str) -> None:
+    frame = synthetic(name, noise=0.0)
+    result = fit(get_law(name), frame, resamples=0, starts=128)
+    column = result.objective_column
+    tolerance = 2e-3 if get_law(name).regularised or result.unidentifiable else 1e-6
+    np.testing.assert_allclose(result.predict(frame).mean, frame[column].to_numpy(), rtol=tolerance)
