@@ -195,7 +195,13 @@ def _solve(design: Design, counts: ExpertCounts, wanted: int, rules: ShapeRules)
     feasible = (layers >= rules.min_layers) & (width > 0) & (moe_layers >= 1)
     feasible &= (np.abs(width - wanted_width) < unit) | (np.abs(width / wanted_width - 1) <= MAX_WIDTH_MOVE)
     if not feasible.any():
-        _refuse(design, counts, rules, float(d.max()), int(layers.max()))
+        deepest = int(layers.max())
+        raise InvalidInputError(
+            f"first_dense_layers is {n_dense} but a model of this size has {deepest} layers at most",
+            where="first_dense_layers",
+            allowed=f"0 <= first_dense_layers <= {deepest - 1}",
+            fix=f"first_dense_layers = {deepest - 1}",
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         miss = np.log(size / wanted)
         loss = (
@@ -205,6 +211,8 @@ def _solve(design: Design, counts: ExpertCounts, wanted: int, rules: ShapeRules)
             + KV_WEIGHT * np.log(kv * rules.query_groups / np.maximum(n_heads, rules.query_groups)) ** 2
         )
     best = np.unravel_index(int(np.argmin(np.where(feasible, loss, np.inf))), loss.shape)
+    if float(wanted_width[best[0], 0, 0]) < unit / 2:
+        _refuse_narrow(design, counts, rules, int(d[best[0], 0, 0]))
     realised = float(size[best])
     if abs(realised / wanted - 1) > MAX_MISS:
         below = "smallest" if realised > wanted else "nearest"
@@ -218,15 +226,8 @@ def _solve(design: Design, counts: ExpertCounts, wanted: int, rules: ShapeRules)
     return _Shape(int(d[best[0], 0, 0]), int(layers[best[0], best[1], 0]), int(width[best[0], 0, best[2]]))
 
 
-def _refuse(design: Design, counts: ExpertCounts, rules: ShapeRules, d_model: float, n_layers: int) -> None:
-    """Say why no integers near ``d_model`` do."""
-    if design.ffn == "moe" and n_layers - design.first_dense_layers < 1:
-        raise InvalidInputError(
-            f"first_dense_layers is {design.first_dense_layers} but a model of this size has {n_layers} layers at most",
-            where="first_dense_layers",
-            allowed=f"0 <= first_dense_layers <= {n_layers - 1}",
-            fix=f"first_dense_layers = {n_layers - 1}",
-        )
+def _refuse_narrow(design: Design, counts: ExpertCounts, rules: ShapeRules, d_model: int) -> None:
+    """Say that experts (or the FFN of a dense model) would have no width at ``d_model``."""
     reference = rules.ffn_ratio * d_model
     name, value = (
         ("active_width", rules.d_expert_multiple / reference)
@@ -236,7 +237,7 @@ def _refuse(design: Design, counts: ExpertCounts, rules: ShapeRules, d_model: fl
     wanted = counts.active_width if design.ffn == "dense" else design.granularity
     limit = value / 2 if design.ffn == "dense" else value * 2
     raise InvalidInputError(
-        f"{name} {wanted:g} at d_model {d_model:.0f} makes the FFN narrower than half of d_expert_multiple = "
+        f"{name} {wanted:g} at d_model {d_model} makes the FFN narrower than half of d_expert_multiple = "
         f"{rules.d_expert_multiple}, so that its width rounds to 0",
         where=name,
         allowed=f"{name} {'>=' if design.ffn == 'dense' else '<='} {limit:.4g} at this size",

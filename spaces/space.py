@@ -274,8 +274,9 @@ class SearchSpace(Frozen):
                 values[name] = knob.at(min(u, 2 - u) if u < 2 else 0.5)  # reflected at both ends
             else:
                 others = [choice for choice in knob.choices if choice != value]
-                if not isinstance(value, str):  # of numbers, the next one up or down
-                    others = sorted(others, key=lambda choice: abs(choice - value))[:2]
+                if isinstance(value, (int, float)):  # of numbers, the next one up or down
+                    below, above = [n for n in others if n < value], [n for n in others if n > value]
+                    others = [max(below)] * bool(below) + [min(above)] * bool(above)
                 values[name] = others[rng.integers(len(others))]
         if design.ffn == "dense":
             return design.replace(mixture=mixture)

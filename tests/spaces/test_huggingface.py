@@ -224,3 +224,70 @@ def test_counts_equal_the_transformers_model(model_type: str) -> None:
 
 def test_every_family_is_tested() -> None:
     assert set(CASES) | NOT_IN_TRANSFORMERS == set(FAMILIES)
+
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 128,
+}
+
+
+def test_unknown_model_type_lists_the_known() -> None:
+    with pytest.raises(InvalidInputError, match=r"model_type 'gpt2' is not known.*mixtral"):
+        architecture_from_config({**MIXTRAL, "model_type": "gpt2"})
+    with pytest.raises(InvalidInputError, match="model_type is missing"):
+        architecture_from_config({"hidden_size": 3})
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "num_local_experts", "vocab_size", "intermediate_size"])
+def test_missing_field_is_named(field: str) -> None:
+    config = {name: value for name, value in MIXTRAL.items() if name != field}
+    with pytest.raises(InvalidInputError, match=r"config.json \(mixtral\)") as caught:
+        architecture_from_config(config)
+    assert field in str(caught.value) or field == "num_local_experts"  # which has synonyms
+
+
+@pytest.mark.parametrize("value", ["64", 1.5, True, -1])
+def test_field_of_the_wrong_type_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError, match="hidden_size is"):
+        architecture_from_config({**MIXTRAL, "hidden_size": value})
+
+
+def test_impossible_config_says_why() -> None:
+    with pytest.raises(InvalidInputError, match=r"top_k is 9 but the layer has 4 experts.*top_k = 4"):
+        architecture_from_config({**MIXTRAL, "num_experts_per_tok": 9})
+    with pytest.raises(InvalidInputError, match="n_kv_heads is 3 but does not divide n_heads = 4"):
+        architecture_from_config({**MIXTRAL, "num_key_value_heads": 3})
+
+
+def test_layer_lists_have_to_fit() -> None:
+    config = {**MIXTRAL, "model_type": "minimax", "layer_types": ["full_attention"] * 3}
+    with pytest.raises(InvalidInputError, match=r"num_hidden_layers is 2 but the layer lists have 3"):
+        architecture_from_config(config)
+
+
+def test_text_part_of_a_multimodal_config() -> None:
+    text = {**MIXTRAL, "model_type": "llama4_text", "intermediate_size_mlp": 128}
+    wrapped = {"model_type": "llama4", "vision_config": {"hidden_size": 5}, "text_config": text}
+    assert architecture_from_config(wrapped) == architecture_from_config(text)
+    del text["model_type"]  # some released files name the family outside only
+    assert architecture_from_config(wrapped).moe_layers[0].n_shared_experts == 1
+
+
+def test_every_second_layer_has_experts() -> None:
+    config = {**MIXTRAL, "model_type": "llama4_text", "intermediate_size_mlp": 128, "interleave_moe_layer_step": 2}
+    dense, sparse = architecture_from_config(config).layers
+    assert not isinstance(dense.ffn, MoEFFN)
+    assert isinstance(sparse.ffn, MoEFFN)
+
+
+def test_sequence_length_is_capped_for_quoting_flops() -> None:
+    assert architecture_from_config({**MIXTRAL, "max_position_embeddings": 131_072}).seq_len == 4096
+    assert architecture_from_config({**MIXTRAL, "max_position_embeddings": 512}).seq_len == 512
