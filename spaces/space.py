@@ -275,8 +275,8 @@ class SearchSpace(Frozen):
             else:
                 others = [choice for choice in knob.choices if choice != value]
                 if isinstance(value, (int, float)):  # of numbers, the next one up or down
-                    below, above = [n for n in others if n < value], [n for n in others if n > value]
-                    others = [max(below)] * bool(below) + [min(above)] * bool(above)
+                    below, above = (n for n in others if n < value), (n for n in others if n > value)
+                    others = [*sorted(below)[-1:], *sorted(above)[:1]]
                 values[name] = others[rng.integers(len(others))]
         if design.ffn == "dense":
             return design.replace(mixture=mixture)

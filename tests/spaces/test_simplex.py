@@ -68,6 +68,6 @@ def test_sequence_fills_evenly_and_follows_the_seed() -> None:
     points = draw(3)
     assert np.array_equal(points, draw(3))
     assert not np.array_equal(points, draw(4))
-    cells, _, _ = np.histogram2d(*points.T, bins=8, range=((0, 1), (0, 1)))
+    cells, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=8, range=[[0, 1], [0, 1]])
     assert cells.min() >= 2  # 4 expected: independent draws leave empty cells
     assert cells.max() <= 7

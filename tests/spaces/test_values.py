@@ -14,7 +14,7 @@ from moe_search.spaces.ladder import Ladder
 from moe_search.spaces.mixers import GroupedQueryAttention
 from moe_search.spaces.mixture import Mixture
 
-names = st.text(st.characters(categories=("Ll",)), min_size=1, max_size=6)
+names = st.text("abcdefgh", min_size=1, max_size=6)
 
 
 @given(st.dictionaries(names, st.floats(1e-6, 1e6), min_size=1, max_size=10))
@@ -35,7 +35,7 @@ def test_mixture_refuses_what_is_not_on_the_simplex() -> None:
 
 
 def test_design_takes_named_schedules_and_round_trips() -> None:
-    design = Design(schedule="wave", mixture=Mixture.uniform(("a", "b")))  # type: ignore[arg-type]
+    design = Design(schedule="wave", mixture=Mixture.uniform(("a", "b")))
     assert design.schedule.wave > 0
     assert Design.model_validate_json(design.model_dump_json()) == design
     assert pickle.loads(pickle.dumps(design)) == design
@@ -48,7 +48,7 @@ def test_design_refuses_contradictions() -> None:
     with pytest.raises(ValidationError, match=r"n_experts and active_width are both given.*leave out active_width"):
         Design(n_experts=8, active_width=1.0, mixture=mixture)
     with pytest.raises(ValidationError, match="unknown schedule 'zigzag'"):
-        Design(schedule="zigzag", mixture=mixture)  # type: ignore[arg-type]
+        Design(schedule="zigzag", mixture=mixture)
     with pytest.raises(ValidationError, match="Extra inputs"):
         Design.model_validate({"granularty": 2, "mixture": {"a": 1}})
 
