@@ -234,6 +234,7 @@ def memory_bytes(
     optimizer_bytes: float = 12,
     activation_bytes: float = 2,
     cache_tokens: int | None = None,
+    cache_sequences: int = 1,
     cache_bytes: float = 2,
 ) -> dict[str, float]:
     """Return the bytes of training and of inference by part; nothing is sharded.
@@ -250,19 +251,21 @@ def memory_bytes(
         gradient_bytes: bytes a gradient; None: like a weight.
         optimizer_bytes: bytes of optimiser state a parameter (12: float32 master weight and two Adam moments).
         activation_bytes: bytes an activation.
-        cache_tokens: tokens in the inference cache, in sequences of ``seq_len``; None: one sequence.
+        cache_tokens: length of a sequence in the inference cache; None: ``seq_len``.
+        cache_sequences: sequences in the cache.
         cache_bytes: bytes a cached number.
 
     Returns:
         ``weights``, ``gradients``, ``optimizer``, ``activations``, ``kv_cache``, each in bytes.
     """
     d_model, total = architecture.d_model, count(architecture).n_total
+    length = architecture.seq_len if cache_tokens is None else cache_tokens
     activations = d_model  # the final norm's input
     cache = 0.0
     for layer in architecture.layers:
         if layer.mixer:
             activations += layer.mixer.activations(d_model)
-            cache += layer.mixer.cache(architecture.seq_len)
+            cache += layer.mixer.cache(length)
         match layer.ffn:
             case DenseFFN() as ffn:
                 activations += 2 * d_model + _matrices(ffn) * ffn.d_ff
@@ -272,11 +275,10 @@ def memory_bytes(
                 activations += 2 * d_model + ffn.n_experts + _matrices(ffn) * active + ffn.top_k * width
             case None:
                 pass
-    sequences = 1.0 if cache_tokens is None else cache_tokens / architecture.seq_len
     return {
         "weights": total * float(weight_bytes),
         "gradients": total * float(weight_bytes if gradient_bytes is None else gradient_bytes),
         "optimizer": total * float(optimizer_bytes),
         "activations": activations * batch_tokens * float(activation_bytes),
-        "kv_cache": cache * sequences * float(cache_bytes),
+        "kv_cache": cache * cache_sequences * float(cache_bytes),
     }

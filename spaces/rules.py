@@ -44,5 +44,5 @@ class ShapeRules(Frozen):
     def kv_heads(self, n_heads: int) -> int:
         """Return the divisor of ``n_heads`` that comes nearest, in ratio, to ``query_groups`` queries each."""
         wanted = max(n_heads / self.query_groups, 1.0)
-        divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
-        return min(divisors, key=lambda n: (abs(math.log(n / wanted)), -n))
+        small = [n for n in range(1, math.isqrt(n_heads) + 1) if n_heads % n == 0]
+        return min(small + [n_heads // n for n in small], key=lambda n: (abs(math.log(n / wanted)), -n))

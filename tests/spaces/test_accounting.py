@@ -160,7 +160,8 @@ def test_memory_of_training_and_inference() -> None:
     assert memory["weights"] == memory["gradients"] == 2 * total
     assert memory["optimizer"] == 12 * total
     assert memory["kv_cache"] == 2 * 2 * 2 * 16 * 16  # layers x bytes x (keys, values) x width x tokens
-    assert memory_bytes(TINY, batch_tokens=64, cache_tokens=32)["kv_cache"] == 2 * memory["kv_cache"]
+    longer = memory_bytes(TINY, batch_tokens=64, cache_tokens=48, cache_sequences=2)
+    assert longer["kv_cache"] == 3 * 2 * memory["kv_cache"]
     double = memory_bytes(TINY, batch_tokens=128, gradient_bytes=4)
     assert double["activations"] == 2 * memory["activations"]
     assert double["gradients"] == 4 * total
