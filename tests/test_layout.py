@@ -4,6 +4,7 @@ import importlib
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -34,3 +35,13 @@ def test_wheel_contains_every_folder() -> None:
 
 def test_tests_are_not_a_package() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_the_import_lint_sees_every_module() -> None:
+    graph = grimp.build_graph(*(f"moe_search.{folder}" for folder in FOLDERS), cache_dir=None)
+    modules = {
+        ".".join(("moe_search", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert modules <= graph.modules, "a folder without __init__.py inside one with it is invisible to import-linter"
