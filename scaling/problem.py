@@ -12,6 +12,8 @@ from moe_search.scaling.solver import Solution, minimise
 
 SMALLEST_SHARE = 0.02
 """Of the median loss: what a term starts at, at least."""
+JACOBIAN_NUMBERS = 200_000
+"""Entries of the Jacobians of one piece of a batch: 1.6 MB."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,34 @@ class Problem:
         max_iterations: int = 200,
         tolerance: float = 1e-10,
     ) -> Solution:
-        """Minimise from each row of ``start`` (batch, parameters); see :func:`moe_search.scaling.solver.minimise`."""
-        return minimise(
-            self.residuals,
-            start,
-            weights=np.ones((1, self.runs)) if weights is None else weights,
-            delta=self.delta,
-            lower=self.lower,
-            upper=self.upper,
-            basis=self.basis,
-            mean=self.center[None, :] if center is None else center,
-            precision=precision,
-            curvature=curvature,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
+        """Minimise from each row of ``start`` (batch, parameters); see :func:`moe_search.scaling.solver.minimise`.
+
+        A batch is solved in pieces whose Jacobians fit the processor's cache; the pieces do not influence each other.
+        """
+        weights = np.ones((1, self.runs)) if weights is None else weights
+        center = self.center[None, :] if center is None else center
+        piece = max(JACOBIAN_NUMBERS // (self.runs * len(self.center)), 1)
+        solutions = [
+            minimise(
+                self.residuals,
+                start[rows],
+                weights=weights if len(weights) == 1 else weights[rows],
+                delta=self.delta,
+                lower=self.lower,
+                upper=self.upper,
+                basis=self.basis,
+                mean=center if len(center) == 1 else center[rows],
+                precision=precision,
+                curvature=curvature,
+                max_iterations=max_iterations,
+                tolerance=tolerance,
+            )
+            for rows in (slice(first, first + piece) for first in range(0, len(start), piece))
+        ]
+        return Solution(
+            np.concatenate([s.theta for s in solutions]),
+            np.concatenate([s.objective for s in solutions]),
+            np.concatenate([s.gradient_norm for s in solutions]),
         )
 
     def starts(self, count: int, rng: np.random.Generator) -> Array:

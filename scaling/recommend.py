@@ -54,6 +54,8 @@ class _Search:
     rules: ShapeRules
     points: dict[tuple[int, int], _Point] = field(default_factory=dict)
     errors: list[InvalidInputError] = field(default_factory=list)
+    unaffordable: bool = False
+    """Whether a size left no budget for training after its inference."""
 
     def add(self, candidate: int, n_active: float, new: list[_Point]) -> None:
         wanted = round(n_active)
@@ -74,6 +76,7 @@ class _Search:
         target, flops = self.target, flops_per_token(resolved.architecture)
         tokens = (target.train_flops - flops.forward * (target.inference_tokens or 0.0)) / flops.train
         if tokens < 1:
+            self.unaffordable = True
             return None
         if target.max_tokens is not None:
             tokens = min(tokens, target.max_tokens)
@@ -171,15 +174,17 @@ def _added(search: _Search, candidate: int, sizes: np.ndarray) -> list[_Point]:
 
 
 def _between(search: _Search, candidate: int, sizes: np.ndarray) -> np.ndarray:
-    """Sizes between the neighbours of a candidate's best feasible one (of its smallest where none is feasible)."""
-    tried = sorted((n, point) for (c, n), point in search.points.items() if c == candidate)
-    if not tried:
-        return np.array([])
-    losses = [math.inf if point.violated else point.loss for _, point in tried]
-    middle = int(np.argmin(losses))
-    low = tried[middle - 1][0] if middle else tried[0][0] / (sizes[1] / sizes[0])
-    high = tried[middle + 1][0] if middle + 1 < len(tried) else tried[-1][0] * (sizes[1] / sizes[0])
-    return np.geomspace(low, high, FINE)[1:-1]
+    """Sizes between the neighbours of a candidate's best one, of those within the limits and of all."""
+    tried = sorted(((n, point) for (c, n), point in search.points.items() if c == candidate), key=lambda pair: pair[0])
+    step, new = sizes[1] / sizes[0], []
+    within = [math.inf if point.violated else point.loss for _, point in tried]
+    for losses in (within, [point.loss for _, point in tried]):
+        if losses and min(losses) < math.inf:
+            middle = int(np.argmin(losses))
+            low = tried[middle - 1][0] if middle else tried[0][0] / step
+            high = tried[middle + 1][0] if middle + 1 < len(tried) else tried[-1][0] * step
+            new.append(np.geomspace(low, high, FINE)[1:-1])
+    return np.unique(np.concatenate(new)) if new else np.array([])
 
 
 def _predict(predictor: Predictor, points: list[_Point], log: Callable[[str], None] | None) -> None:
@@ -232,7 +237,7 @@ def _nothing_fits(search: _Search) -> InvalidInputError:
     """Why no candidate fits, with the least that would."""
     target = search.target
     if not search.points:
-        if search.errors:
+        if not search.unaffordable:
             return search.errors[-1]
         return InvalidInputError(
             f"inference on {target.inference_tokens:.3g} tokens alone costs more than the budget at every size",

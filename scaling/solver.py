@@ -127,7 +127,7 @@ def minimise(
         moved = active[better]
         theta[moved], objective[moved] = trial[better], new[better]
         residual[better], jacobian[better] = new_residual[better], new_jacobian[better]
-        progress = better & (old - new > tolerance * old)
+        progress = better & (new < (1 - tolerance) * old)
         damping[active] = np.where(better, damping[active] / 5, damping[active] * 4)
         exhausted = damping[active] > LARGEST_DAMPING
         quiet[active] = np.where(progress, 0, np.where(better, quiet[active] + 1, quiet[active]))

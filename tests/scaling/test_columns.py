@@ -1,0 +1,31 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from moe_search.scaling.columns import optional, positive, relative_weights
+from moe_search.spaces.errors import InvalidInputError
+
+
+def test_the_first_present_column_is_taken() -> None:
+    frame = pl.DataFrame({"b": [2, 3], "c": [5, 6]})
+    np.testing.assert_array_equal(positive(frame, "a", "b", "c", law="x"), [2.0, 3.0])
+    np.testing.assert_array_equal(optional(frame, "z", default=7.0, law="x"), [7.0, 7.0])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), None])
+def test_values_without_a_logarithm_are_refused(value: float | None) -> None:
+    with pytest.raises(InvalidInputError, match=r"law x: column 'a' holds .* in 1 of 2 rows"):
+        optional(pl.DataFrame({"a": [1.0, value]}), "a", default=1.0, law="x")
+
+
+def test_text_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="holds String, not numbers"):
+        positive(pl.DataFrame({"a": ["many"]}), "a", law="x")
+
+
+def test_uniform_weights_are_one_and_an_unknown_domain_has_none() -> None:
+    frame = pl.DataFrame({"weight/a": [0.5, 1.0], "weight/b": [0.5, None]})
+    np.testing.assert_array_equal(relative_weights(frame), [[1.0, 1.0], [2.0, 0.0]])
+    np.testing.assert_array_equal(relative_weights(pl.DataFrame({"loss": [1.0]})), [[1.0]])
+    with pytest.raises(InvalidInputError, match=r"1 of 1 runs are not a mixture: the first sums to 1.4"):
+        relative_weights(pl.DataFrame({"weight/a": [0.5], "weight/b": [0.9]}))
