@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor like ``x`` (…, width)."""
-        return functional.rms_norm(x, (x.shape[-1],), self.weight, NORM_EPSILON)
+        return functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), NORM_EPSILON)
 
 
 class RotaryPositions(nn.Module):
