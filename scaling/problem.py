@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm, qmc
+from scipy.special import ndtri
 
 from moe_search.scaling.law import BITS_PER_BYTE_OF_A_NAT_PER_TOKEN, Array, Law, Variables
 from moe_search.scaling.solver import Solution, minimise
@@ -87,18 +87,18 @@ class Problem:
         )
 
     def starts(self, count: int, rng: np.random.Generator) -> Array:
-        """Return starts (count, parameters): published fits, the prior's centre, and a scrambled Sobol sequence.
+        """Return starts (count, parameters): published fits, the prior's centre, and a Latin hypercube.
 
         Exponents and effects spread twice as wide as the prior. Amplitudes are set so that each term is between
         ``SMALLEST_SHARE`` and all of the median loss at the mean run, whatever the exponents: elsewhere no gradient
         points home.
         """
-        size = 2 ** int(np.ceil(np.log2(max(count, 2))))
-        sobol = qmc.Sobol(len(self.center), rng=rng).random(size)[:count]
-        theta = self.center + 2 * self.spread * norm.ppf(np.clip(sobol, 1e-6, 1 - 1e-6))
+        strata = rng.permuted(np.tile(np.arange(count), (len(self.center), 1)), axis=1).T
+        cube = (strata + rng.uniform(1e-6, 1 - 1e-6, strata.shape)) / count
+        theta = self.center + 2 * self.spread * ndtri(cube)
         theta = np.clip(theta, self.lower, self.upper)
         for j, slopes in _scales(self.law, self.center, self.x):
-            log_size = np.median(self.log_y) + np.log(SMALLEST_SHARE) * sobol[:, j]
+            log_size = np.median(self.log_y) + np.log(SMALLEST_SHARE) * cube[:, j]
             theta[:, j] = log_size - sum(theta[:, k] * slope for k, slope in slopes.items())
         known = [self.law.internal(c) for c in self.law.published.values() if set(c) == set(self.law.names)]
         first = np.concatenate([*known, self.center[None, :]])[:count]

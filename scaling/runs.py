@@ -212,7 +212,6 @@ def _derive(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     notes = []
     rules = (
         ("n_active", "n_total", pl.col("n_total"), "n_active = n_total is assumed (dense models)"),
-        ("n_total", "n_active", pl.col("n_active"), "n_total = n_active is assumed (dense models)"),
         (
             "tokens",
             "train_flops",
