@@ -122,18 +122,18 @@ class Corpus:
         taken = np.array(tokens)
         return HeldOut(domain, taken, int(self.token_bytes[taken].sum()), starts[:-1])
 
-    def unigram_loss(self, domain: str, split: Split = "val") -> float:
-        """Return the nats a token of held-out text under the unigram bound: what no trained model may lose to.
+    def unigram_loss(self, domain: str, split: Split = "val", max_tokens: int | None = None) -> float:
+        """Return the nats a token of ``held_out`` text under the unigram bound: what no trained model may lose to.
 
         The bound is the uniform mixture of the domains' train unigram distributions, each smoothed by adding one.
         """
-        held_out = self.held_out(domain, split)
+        held_out = self.held_out(domain, split, max_tokens)
         return float(-np.log(self._unigram[held_out.tokens[1:]]).mean())
 
-    def unigram_bpb(self, domain: str, split: Split = "val") -> float:
+    def unigram_bpb(self, domain: str, split: Split = "val", max_tokens: int | None = None) -> float:
         """Return the unigram bound in bits a byte."""
-        held_out = self.held_out(domain, split)
-        return held_out.bits_per_byte(self.unigram_loss(domain, split) * held_out.n_targets)
+        held_out = self.held_out(domain, split, max_tokens)
+        return held_out.bits_per_byte(self.unigram_loss(domain, split, max_tokens) * held_out.n_targets)
 
     @cached_property
     def _unigram(self) -> NDArray[np.float64]:

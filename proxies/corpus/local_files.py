@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moe_search.spaces.errors import InvalidInputError
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def expand(domain: str, paths: Iterable[str]) -> list[Path]:
@@ -46,7 +49,7 @@ def read(domain: str, files: Iterable[Path]) -> Iterator[tuple[str, str]]:
             else:
                 with path.open("rb") as lines:
                     yield from _records(domain, path, lines)
-        except (OSError, EOFError) as error:  # EOFError: a gzip file that ends too early
+        except (OSError, EOFError, zlib.error) as error:  # the last two: a gzip file that is cut short or broken
             raise _unreadable(domain, path, f"it cannot be read ({error})") from error
 
 
@@ -60,6 +63,8 @@ def _records(domain: str, path: Path, lines: Iterable[bytes]) -> Iterator[tuple[
             raise _unreadable(domain, path, f"line {number} is no JSON ({error.msg})") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise _unreadable(domain, path, f'line {number} is no object with a string "text"')
+        if _LONE_SURROGATE.search(record["text"]):
+            raise _unreadable(domain, path, f"line {number} has half a surrogate pair, which is no text")
         yield f"{path.name}:{number}", record["text"]
 
 
@@ -67,8 +72,10 @@ def _decode(domain: str, path: Path, data: bytes, line: int | None = None) -> st
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        number = line or data.count(b"\n", 0, error.start) + 1
-        raise _unreadable(domain, path, f"line {number} is not UTF-8 (byte {data[error.start]:#04x})") from error
+        number = line or error.object.count(b"\n", 0, error.start) + 1
+        raise _unreadable(
+            domain, path, f"line {number} is not UTF-8 (byte {error.object[error.start]:#04x})"
+        ) from error
 
 
 def _unreadable(domain: str, path: Path, what: str) -> InvalidInputError:

@@ -3,17 +3,21 @@
 Only wheels are asked for, because pip runs the set-up script of a source distribution to learn its name.
 """
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 TIMEOUT_SECONDS = 600
+SCRATCH = ".unfinished-"
+"""How the names of folders begin that are not what they will be; what a killed process leaves is removed by it."""
 
 
 class Requirement(NamedTuple):
@@ -47,6 +51,9 @@ def fetch_wheels(
     """Return the wheels by project, and the reason for each one that could not be had.
 
     What lies in ``folder`` with the right hash is not fetched again.
+
+    Raises:
+        OSError: the folder cannot be written, or is full.
     """
     wanted = list(wanted)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +63,13 @@ def fetch_wheels(
         return found, {}
     log(f"downloading {len(absent)} wheels of text: " + ", ".join(requirement.project for requirement in absent))
     reasons: dict[str, str] = {}
-    if _download(absent, folder):  # all at once is one start of pip; if that fails, find out which ones fail
-        for requirement in absent:
-            reason = _download([requirement], folder)
-            if reason:
-                reasons[requirement.project] = reason
+    if _download(absent, folder):  # all at once is one start of pip; it failed, so find out for which ones it does
+        with ThreadPoolExecutor() as pool:  # at the same time: an index that does not answer costs one time-out
+            each = pool.map(lambda requirement: _download([requirement], folder), absent)
+            reasons = {requirement.project: reason for requirement, reason in zip(absent, each, strict=True)}
     found = _verified(wanted, folder)
     return found, {
-        requirement.project: reasons.get(requirement.project, "the downloaded file is not the pinned one")
+        requirement.project: reasons.get(requirement.project) or "the downloaded file is not the pinned one"
         for requirement in wanted
         if requirement.project not in found
     }
@@ -82,11 +88,11 @@ def _sha256(path: Path) -> str:
 
 def _download(wanted: Iterable[Requirement], folder: Path) -> str:
     """Let pip download and check the wheels; return why it could not, or an empty text."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
         listing = Path(scratch) / "requirements.txt"
         listing.write_text("".join(f"{requirement.line}\n" for requirement in wanted), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-        command += ["--retries", "1", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        command += ["--retries", "1", "--timeout", "15", "--no-deps", "--only-binary=:all:", "--require-hashes"]
         # With a Python version given, a wheel's Requires-Python does not keep another interpreter from reading it.
         command += ["--python-version", "3.11", "--dest", scratch, "--requirement", str(listing)]
         try:
@@ -106,9 +112,13 @@ def _environment() -> Mapping[str, str]:
 
 
 def _reason(stderr: str) -> str:
+    if "No space left on device" in stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if "DO NOT MATCH THE HASHES" in stderr:
         return "the package index offers a file with another hash than the pinned one"
     if "No module named pip" in stderr:
         return "this Python has no pip to download it with"
+    if "connection" in stderr.lower():
+        return "pip cannot reach a package index"
     errors = [line.removeprefix("ERROR:").strip() for line in stderr.splitlines() if line.startswith("ERROR:")]
     return errors[-1] if errors else (stderr.strip().splitlines() or ["pip failed and said nothing"])[-1]
