@@ -1,0 +1,105 @@
+"""``recommend`` and ``report`` on whatever they are given: a campaign, a fit, a table of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moe_search.experiments.concluding import recommend_campaign, sanity
+from moe_search.experiments.fitting import fit_campaign
+from moe_search.experiments.opening import open_ledger
+from moe_search.experiments.projecting import runs_frame
+from moe_search.experiments.recommending import recommend_from_fit
+from moe_search.experiments.reporting import knob_effects, made_by, report_input
+from moe_search.experiments.spec.loading import SPEC_FILE, load_spec
+from moe_search.experiments.tables import read_table
+from moe_search.experiments.workspace import Workspace
+from moe_search.scaling.fitted import Fit
+from moe_search.scaling.laws import law_names
+from moe_search.scaling.recommend import Recommendation, Target
+from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.render import render_report
+from moe_search.spaces.errors import InvalidInputError
+
+Log = Callable[[str], None]
+
+
+def is_campaign(path: Path) -> bool:
+    """Say whether a path names a campaign rather than a table or a fit."""
+    return path.suffix in {".yaml", ".yml"} or (path / SPEC_FILE).exists()
+
+
+def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Recommendation, str]:
+    """Return a recommendation and the name of who predicts.
+
+    Args:
+        source: a campaign's specification or folder, or a fit file.
+        limits: fields of the target that replace the campaign's.
+        log: told what is being done.
+
+    Raises:
+        InvalidInputError: no target, nothing fits it, or there are too few runs.
+    """
+    if not is_campaign(source):
+        fitted = Fit.from_file(source)
+        if "train_flops" not in limits:
+            raise InvalidInputError("a fit has no target of its own", where="--train-flops", fix="--train-flops 1e22")
+        return recommend_from_fit(fitted, _target(limits)), f"the law {fitted.law.name}"
+    spec = load_spec(source)
+    ledger = open_ledger(spec, Workspace(spec))
+    rows = ledger.rows()
+    frame = runs_frame(rows)
+    if frame.is_empty():
+        raise InvalidInputError(f"no proxy of {spec.name!r} has finished yet", fix="moe-search run")
+    log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
+    fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
+    target = _target({**spec.target.model_dump(exclude_unset=True), **limits})
+    return recommend_campaign(ledger.problem, rows, fits.chosen, target=target, rules=spec.target_shape)
+
+
+def _target(fields: Mapping[str, object]) -> Target:
+    try:
+        return Target.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        option = "--" + name.replace("_", "-")
+        raise InvalidInputError(f"{first['input']} is not possible: {first['msg']}", where=option) from None
+
+
+def make_report(
+    source: Path, *, laws: Sequence[str] | None, mapping: Mapping[str, str], where: str | None, log: Log
+) -> str:
+    """Return the HTML report of a campaign as it stands, or of a table of runs."""
+    if is_campaign(source):
+        return _campaign_report(source, laws, log)
+    table = read_table(source, mapping=mapping, where=where)
+    fits = fit_campaign(table.frame, laws or law_names(), seed=0, log=log, cluster=None)
+    return render_report(
+        ReportInput(
+            title=source.name,
+            frame=table.frame,
+            fits=fits.final,
+            comparison=fits.comparison,
+            effects=knob_effects(table.frame),
+            provenance=made_by(),
+            notes=table.notes,
+        )
+    )
+
+
+def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> str:
+    spec = load_spec(source)
+    ledger = open_ledger(spec, Workspace(spec))
+    rows = ledger.rows()
+    frame = runs_frame(rows)
+    fits = fit_campaign(frame, laws or spec.laws, seed=spec.seed, log=log)
+    try:
+        recommendation, _ = recommend_campaign(
+            ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
+        )
+    except InvalidInputError as error:
+        log(f"no recommendation: {error}")
+        recommendation = None
+    notes = sanity(frame)
+    return render_report(report_input(spec, frame, rows, fits, recommendation, notes=notes))

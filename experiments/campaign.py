@@ -1,0 +1,117 @@
+"""One campaign from start to end: plan the room, prepare the text, search with workers, then conclude.
+
+Everything that must survive a crash is in the ledger; this process only starts workers, shows how it goes, and projects
+the trial table onto files and MLflow. Killing it at any moment and starting it again ends with the same trial table.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from moe_search.experiments.concluding import Conclusion, conclude
+from moe_search.experiments.opening import open_campaign_corpus, open_ledger, search_problem
+from moe_search.experiments.overview import overview
+from moe_search.experiments.progress import CampaignProgress
+from moe_search.experiments.projecting import Projection
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.checks import check_possible
+from moe_search.experiments.workers import WorkerPool
+from moe_search.experiments.workspace import Workspace
+from moe_search.search.budget import require_one_proxy
+from moe_search.search.ledger import Ledger
+from moe_search.search.worker import next_step
+
+POLL_SECONDS = 0.5
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The wall-clock limit was reached; the same command continues."""
+
+
+def run_campaign(
+    spec: Spec,
+    *,
+    command: str,
+    console: Console,
+    log: Callable[[str], None],
+    warn: Callable[[str], None],
+    quiet: bool = False,
+) -> Conclusion | None:
+    """Run or resume a campaign.
+
+    Args:
+        spec: the campaign.
+        command: what the user typed, noted in the resolved copy.
+        console: where progress is shown.
+        log: told what is being done.
+        warn: told what went wrong without stopping the work.
+        quiet: show no progress.
+
+    Returns:
+        What the campaign concludes; None if the wall-clock limit ended it before.
+
+    Raises:
+        InvalidInputError, ResourceError: with one sentence for the user.
+        KeyboardInterrupt: Ctrl-C, after the workers have saved their state.
+    """
+    check_possible(spec)
+    workspace = Workspace(spec)
+    workspace.prepare(spec, command)
+    with workspace.locked():
+        deadline = time.monotonic() + 60 * spec.budget.max_minutes if spec.budget.max_minutes else None
+        corpus = open_campaign_corpus(spec, log)
+        problem = search_problem(spec, corpus)
+        require_one_proxy(problem, [problem.space.center(), *problem.space.controls()])
+        ledger = open_ledger(spec, workspace, problem)
+        projection = Projection(spec, workspace, ledger, warn=warn)
+        try:
+            _search(
+                spec, workspace, ledger, projection, deadline=deadline, progress=CampaignProgress(console, quiet=quiet)
+            )
+        except Stopped:
+            return None
+        finally:
+            projection.update(ledger.rows())
+        _drop_checkpoints(ledger, workspace.checkpoints)
+        return conclude(spec, workspace, ledger, corpus, projection, log=log)
+
+
+def _search(
+    spec: Spec,
+    workspace: Workspace,
+    ledger: Ledger,
+    projection: Projection,
+    *,
+    deadline: float | None,
+    progress: CampaignProgress,
+) -> None:
+    """Keep workers at work until they find nothing left to do."""
+    rows = ledger.rows()
+    if rows and not any(row.is_open for row in rows) and next_step(ledger.problem, rows) == "done":
+        return
+    pool = WorkerPool(["worker", str(workspace.spec_file.resolve())], spec.workers.threads, workspace.logs)
+    with progress:
+        pool.start(spec.workers.count)
+        try:
+            while True:
+                alive = pool.tend()
+                rows = ledger.rows()
+                progress.update(overview(ledger, rows))
+                projection.update(rows)
+                if not alive:
+                    return
+                if deadline is not None and time.monotonic() > deadline:
+                    raise Stopped
+                time.sleep(POLL_SECONDS)
+        finally:
+            pool.stop()
+
+
+def _drop_checkpoints(ledger: Ledger, checkpoints: Path) -> None:
+    """Delete what finished trials would resume from."""
+    for row in ledger.rows():
+        if not row.is_open:
+            shutil.rmtree(checkpoints / row.trial.run_key, ignore_errors=True)

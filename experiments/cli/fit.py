@@ -1,0 +1,89 @@
+"""``moe-search fit``: scaling laws on any table of runs."""
+
+# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from moe_search.experiments.cli.console import note, out, print_json, warn
+from moe_search.experiments.cli.options import Json
+
+RunsPath = Annotated[
+    Path, typer.Argument(help="Parquet, CSV or JSONL (plain or gzip), or a campaign's folder.", metavar="RUNS")
+]
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="NAME=EXPR", help="A canonical column as a Polars SQL expression. Repeatable."),
+]
+Where = Annotated[str | None, typer.Option("--where", metavar="EXPR", help="Keep only rows for which this is true.")]
+
+
+def fit(
+    runs: RunsPath,
+    *,
+    law: Annotated[list[str], typer.Option("--law", metavar="NAME", help="A law; repeat to compare several.")],
+    mapping: Mapping = None,
+    where: Where = None,
+    holdout: Annotated[
+        str | None, typer.Option("--holdout", metavar="EXPR", help="Predict these rows instead of fitting them.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="EXPR", help="The unit that is resampled; default: one run.")
+    ] = None,
+    objective: Annotated[Literal["bpb", "loss"] | None, typer.Option(help="Default: bpb where there is one.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.", min=0)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of starts and resamples.", min=0)] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the fit for `recommend` (the best law's, if several).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit scaling laws to a table of runs: intervals, held-out error, what the data cannot identify.
+
+    [bold]Examples[/bold]
+
+      moe-search fit quickstart --law joint_moe --law chinchilla --cluster trial
+
+      moe-search fit table.csv --law chinchilla --map 'n_total="Model Size"'
+        --map 'train_flops="Training FLOP"' --map 'tokens=train_flops/(6*n_total)'
+        --map 'loss=loss' --holdout 'train_flops > 1e21' --json
+    """
+    from moe_search.experiments.presenting import fits_table, parameters_table
+    from moe_search.experiments.tables import parse_mapping, read_table
+    from moe_search.experiments.workspace import write_text
+    from moe_search.scaling.fit import fit as fit_law
+    from moe_search.scaling.laws import get_law
+
+    laws = [get_law(name) for name in dict.fromkeys(law)]
+    table = read_table(runs, mapping=parse_mapping(mapping or ()), where=where)
+    for line in table.notes:
+        note(line)
+    fits = [
+        fit_law(
+            each,
+            table.frame,
+            objective=objective,
+            holdout=holdout,
+            cluster=cluster,
+            resamples=resamples,
+            seed=seed,
+        )
+        for each in laws
+    ]
+    best = min(fits, key=lambda one: one.holdout.mape if one.holdout else one.objective)
+    if output is not None:
+        write_text(output, best.to_file_text())
+        note(f"wrote the fit of {best.law.name} to {output}")
+    if json:
+        print_json([one.to_json() for one in fits])
+        return
+    for one in fits:
+        out.print(parameters_table(one))
+    out.print(fits_table(fits, best.law.name if len(fits) > 1 else ""))
+    for one in fits:
+        for line in one.warnings:
+            warn(f"{one.law.name}: {line}")
+        for group in one.unidentifiable:
+            warn(f"{one.law.name}: {', '.join(group.parameters)} cannot be identified: {group.reason}")

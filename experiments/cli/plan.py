@@ -1,0 +1,36 @@
+"""``moe-search plan``: what a campaign would do and cost."""
+
+# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
+
+from moe_search.experiments.cli.console import note, out, print_json
+from moe_search.experiments.cli.options import Json, Settings, SpecPath
+
+
+def plan(spec: SpecPath, *, settings: Settings = None, json: Json = False) -> None:
+    """Print every proxy of the initial design, its size, FLOPs, time and memory, and what the rest may be.
+
+    Trains nothing and writes nothing. Times come from the campaign's own runs where there are any, else from a second
+    of calibration on this machine.
+
+    [bold]Examples[/bold]
+
+      moe-search plan campaign.yaml
+      moe-search plan campaign.yaml --set budget.train_flops=1e15 --json
+    """
+    from moe_search.experiments.calibration import machine_speed
+    from moe_search.experiments.opening import planned_problem
+    from moe_search.experiments.planning import plan_campaign
+    from moe_search.experiments.spec.checks import check_possible
+    from moe_search.experiments.spec.loading import load_spec
+    from moe_search.experiments.standing import plan_renderables
+
+    campaign = load_spec(spec, settings or ())
+    check_possible(campaign)
+    problem = planned_problem(campaign)
+    cost, speed = machine_speed(campaign, problem, log=note)
+    planned = plan_campaign(campaign, problem, cost, speed=speed)
+    if json:
+        print_json({"name": campaign.name, **planned.as_json()})
+        return
+    for part in plan_renderables(planned):
+        out.print(part)

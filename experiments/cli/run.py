@@ -1,0 +1,63 @@
+"""``moe-search run``: search, fit, recommend, report."""
+
+# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_search.experiments.cli.console import note, out, print_json, talk, warn
+from moe_search.experiments.cli.exits import ExitCode
+from moe_search.experiments.cli.options import Json, Quiet, Settings, SpecPath
+
+
+def run(
+    spec: SpecPath,
+    *,
+    settings: Settings = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that train proxies; default: the file's.", min=1)
+    ] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Search, fit scaling laws, recommend a full-scale model and report; the same command resumes.
+
+    Ctrl-C saves the running proxies and exits with 130; `budget.max_minutes` does so with 3. Nothing that has finished
+    is ever run again.
+
+    [bold]Examples[/bold]
+
+      moe-search run campaign.yaml
+      moe-search run campaign.yaml --set budget.max_minutes=30 --workers 4
+      moe-search run campaign.yaml --json > recommendation.json
+    """
+    from moe_search.experiments.campaign import run_campaign
+    from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
+    from moe_search.experiments.spec.loading import load_spec
+
+    chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers else [])]
+    campaign = load_spec(spec, chosen)
+    command = shlex.join(["moe-search", *sys.argv[1:]])
+    conclusion = run_campaign(
+        campaign, command=command, console=talk, quiet=quiet, log=(lambda _: None) if quiet else note, warn=warn
+    )
+    if conclusion is None:
+        talk.print(f"stopped after {campaign.budget.max_minutes:g} minutes; the same command continues", soft_wrap=True)
+        raise typer.Exit(ExitCode.STOPPED)
+    if json:
+        print_json(conclusion.recommendation.model_dump(mode="json"))
+        return
+    if conclusion.comparison is not None:
+        out.print("[heading]Scaling laws on the held-out largest scale[/heading] (* is used)")
+        out.print(fits_table(list(conclusion.comparison.fits), conclusion.comparison.chosen))
+    out.print(recommendation_panel(conclusion.recommendation, conclusion.predictor))
+    for line in conclusion_lines(conclusion, _shown(campaign.folder)):
+        out.print(line, soft_wrap=True)
+
+
+def _shown(folder: Path) -> str:
+    return str(folder)

@@ -1,0 +1,39 @@
+"""``moe-search worker``: one more worker on a campaign's storage."""
+
+# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from moe_search.experiments.cli.console import note
+from moe_search.experiments.cli.exits import ExitCode
+from moe_search.experiments.cli.options import SpecPath
+
+
+def worker(
+    spec: SpecPath,
+    *,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process is gone.")] = None,
+) -> None:
+    """Train proxies of a campaign that `moe-search run` has started, on this or any machine, until there is no more.
+
+    Several machines need a database as storage (`storage: postgresql+psycopg://...`) and the campaign's resolved
+    campaign.yaml. Ctrl-C saves the running proxy and exits with 130.
+
+    [bold]Example[/bold]
+
+      moe-search worker quickstart/campaign.yaml
+    """
+    from moe_search.experiments.evaluate import Stop
+    from moe_search.experiments.spec.loading import load_spec
+    from moe_search.experiments.working import work_on
+
+    stop = Stop(parent)
+    stop.listen()
+    done = work_on(load_spec(spec), owner=f"{socket.gethostname()}:{os.getpid()}", stop=stop, log=note)
+    if stop():
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    note(f"{done} proxies trained; nothing is left to do")

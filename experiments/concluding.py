@@ -1,0 +1,146 @@
+"""From the trial table to a decision: fit, validate, recommend, report, export.
+
+All of it is a projection: doing it again on the same trials writes the same files.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moe_search.experiments.exporters import export, get_exporter
+from moe_search.experiments.fitting import fit_campaign, fits_json
+from moe_search.experiments.projecting import Projection, runs_frame
+from moe_search.experiments.recommending import FULL_SCALE, candidates, choose_predictor
+from moe_search.experiments.reporting import report_input
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.workspace import Workspace, write_text
+from moe_search.proxies.corpus import Corpus
+from moe_search.scaling.fitted import Fit, Observed
+from moe_search.scaling.recommend import Recommendation, Target, recommend
+from moe_search.scaling.report.render import render_report
+from moe_search.scaling.validation import Comparison
+from moe_search.search.ledger import Ledger
+from moe_search.search.problem import Problem
+from moe_search.search.trial import Row
+from moe_search.spaces.errors import ResourceError
+from moe_search.spaces.rules import ShapeRules
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a campaign ends with."""
+
+    recommendation: Recommendation
+    predictor: str
+    comparison: Comparison | None
+    """Laws judged on the held-out largest scale; None where there are too few runs."""
+    report: Path
+    exported: tuple[Path, ...]
+    lost: tuple[str, ...]
+    """Why the recommendation is not exported to Hugging Face; empty where it is."""
+    warnings: tuple[str, ...]
+
+
+def conclude(
+    spec: Spec,
+    workspace: Workspace,
+    ledger: Ledger,
+    corpus: Corpus,
+    projection: Projection,
+    *,
+    log: Callable[[str], None],
+) -> Conclusion:
+    """Fit, validate, recommend, report and export a campaign as it stands.
+
+    Raises:
+        ResourceError: no proxy has finished.
+        InvalidInputError: the target cannot be met, or there are too few runs.
+    """
+    rows = ledger.rows()
+    frame = runs_frame(rows)
+    if frame.is_empty() or frame["bpb"].null_count() == frame.height:
+        raise ResourceError(f"no proxy has finished with a loss; {_first_message(rows)}")
+    log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
+    fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
+    log("predicting the full scale")
+    recommendation, predictor = recommend_campaign(
+        ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
+    )
+    warnings = sanity(frame)
+    text = json.dumps(
+        {"predictor": predictor, "unit": "bits per byte", **recommendation.model_dump(mode="json")}, indent=2
+    )
+    write_text(workspace.recommendation, text + "\n")
+    write_text(workspace.fits, fits_json(fits) + "\n")
+    exported, lost = _export(recommendation, workspace, corpus)
+    log("writing the report")
+    html = render_report(report_input(spec, frame, rows, fits, recommendation, notes=warnings))
+    write_text(workspace.report, html)
+    best = recommendation.best
+    words = f"{best.realised.n_active:.3g} active of {best.realised.n_total:.3g}, {best.tokens:.3g} tokens"
+    projection.finish(
+        [workspace.report, workspace.recommendation, workspace.fits, workspace.runs, workspace.recommended],
+        {"recommended": words},
+        {"target_bpb": best.loss},
+    )
+    return Conclusion(
+        recommendation=recommendation,
+        predictor=predictor,
+        comparison=fits.comparison,
+        report=workspace.report,
+        exported=tuple(exported),
+        lost=tuple(lost),
+        warnings=tuple(warnings),
+    )
+
+
+def recommend_campaign(
+    problem: Problem, rows: Sequence[Row], law: Fit | None, *, target: Target, rules: ShapeRules | None
+) -> tuple[Recommendation, str]:
+    """Return the recommendation for ``target``, and the name of who predicts.
+
+    Args:
+        problem: what was searched.
+        rows: the trial table.
+        law: the law to extrapolate with where there are too few trials for the surrogate; None: there is none.
+        target: what the model must keep to.
+        rules: how its integers are chosen; None: as for large models.
+    """
+    predictor, name = choose_predictor(problem, rows, law)
+    observed = Observed.of(runs_frame(rows).filter(pl.col("status") == "finished"))
+    chosen = recommend(target, candidates(problem, rows), rules or FULL_SCALE, predictor, observed=observed)
+    return chosen, name
+
+
+def sanity(frame: pl.DataFrame) -> list[str]:
+    """Return what a sceptic would ask about first: runs that lose to the unigram bound, or that diverged."""
+    warnings = []
+    losing = frame.filter((pl.col("status") == "finished") & (pl.col("loss") >= pl.col("unigram_loss")))
+    if losing.height:
+        warnings.append(f"{losing.height} finished runs do not beat the unigram bound of their tokenizer")
+    diverged = frame.filter(pl.col("status") != "finished")
+    if diverged.height:
+        warnings.append(f"{diverged.height} of {frame.height} runs did not finish and are left out of the fits")
+    return warnings
+
+
+def _export(recommendation: Recommendation, workspace: Workspace, corpus: Corpus) -> tuple[list[Path], list[str]]:
+    """Write the recommended model as our own JSON, and for Hugging Face where that can express it."""
+    best = recommendation.best
+    workspace.recommended.mkdir(exist_ok=True)
+    write_text(workspace.recommended / "architecture.json", best.architecture.model_dump_json(indent=2) + "\n")
+    write_text(workspace.recommended / "design.json", best.design.model_dump_json(indent=2) + "\n")
+    lost = get_exporter("hf").losses(best.architecture)
+    if lost:
+        return [], lost
+    return export("hf", best.architecture, workspace.recommended / "hf"), []
+
+
+def _first_message(rows: Sequence[Row]) -> str:
+    messages: list[Any] = [row.message for row in rows if row.message]
+    messages += [run.message for row in rows for run in row.runs if run.message]
+    return f"the first says: {messages[0]}" if messages else "no trial has ended"

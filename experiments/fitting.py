@@ -1,0 +1,70 @@
+"""The laws of a campaign on its runs: judged on the held-out largest scale, then fitted to everything."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from moe_search.scaling.fit import fit
+from moe_search.scaling.fitted import Fit
+from moe_search.scaling.laws import get_law
+from moe_search.scaling.validation import Comparison, compare
+from moe_search.spaces.errors import InvalidInputError
+
+RESAMPLES = 300
+TRIAL = "trial"
+"""Runs of one trial share a trunk, so whole trials are resampled."""
+
+
+@dataclass(frozen=True)
+class CampaignFits:
+    """What the laws say about a campaign's runs."""
+
+    comparison: Comparison | None
+    """Fitted below the largest scale and judged on it; None where there are too few runs."""
+    final: tuple[Fit, ...]
+    """Fitted to all runs, the law to extrapolate with first."""
+
+    @property
+    def chosen(self) -> Fit | None:
+        """The law to extrapolate with; None where none could be fitted."""
+        return self.final[0] if self.final else None
+
+
+def fit_campaign(
+    frame: pl.DataFrame,
+    laws: Sequence[str],
+    *,
+    seed: int,
+    log: Callable[[str], None],
+    cluster: str | None = TRIAL,
+) -> CampaignFits:
+    """Judge the laws on the held-out largest scale, then fit them to everything.
+
+    Args:
+        frame: the runs table.
+        laws: names of laws.
+        seed: of starts and resamples.
+        log: told which laws were left out.
+        cluster: the unit that is resampled.
+    """
+    final = []
+    for name in laws:
+        try:
+            final.append(fit(get_law(name), frame, cluster=cluster, resamples=RESAMPLES, seed=seed))
+        except InvalidInputError as error:
+            log(f"law {name} is left out: {error}")
+    try:
+        comparison = compare([one.law.name for one in final], frame, cluster=cluster, resamples=RESAMPLES, seed=seed)
+    except InvalidInputError as error:
+        log(f"no held-out check: {error}")
+        return CampaignFits(None, tuple(sorted(final, key=lambda one: one.objective)))
+    return CampaignFits(comparison, tuple(sorted(final, key=lambda one: one.law.name != comparison.chosen)))
+
+
+def fits_json(fits: CampaignFits) -> str:
+    """Return ``fits.json``: each law fitted to all runs, and below the largest scale."""
+    judged = {one.law.name: one.to_json() for one in (fits.comparison.fits if fits.comparison else ())}
+    both = [{"all_runs": one.to_json(), "below_largest_scale": judged.get(one.law.name)} for one in fits.final]
+    return json.dumps({"chosen": fits.chosen.law.name if fits.chosen else None, "laws": both}, indent=2)

@@ -1,0 +1,95 @@
+"""From a specification to the things it names: the corpus, the search problem, the ledger."""
+
+import hashlib
+from collections.abc import Callable
+
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.workspace import DECIDING_FIELDS, Workspace
+from moe_search.proxies.corpus import Corpus, default_cache, prepare_corpus
+from moe_search.proxies.training.provenance import code_version
+from moe_search.search.ledger import Ledger
+from moe_search.search.problem import Problem
+from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.mixture import Mixture
+from moe_search.spaces.space import SearchSpace
+
+
+def open_campaign_corpus(spec: Spec, log: Callable[[str], None]) -> Corpus:
+    """Prepare the campaign's corpus, or open it if that has been done.
+
+    Raises:
+        InvalidInputError: a file of the user's cannot be read, or the mixture's domains are not there.
+        ResourceError: too few sources of the default corpus can be had, or the disk is full.
+    """
+    return prepare_corpus(spec.corpus, default_cache(), log=log)
+
+
+def search_problem(spec: Spec, corpus: Corpus) -> Problem:
+    """Return what the search is about, on the domains that the corpus really has."""
+    return planned_problem(spec).replace(
+        space=on_domains(spec.space, corpus.domains), context=campaign_context(spec, corpus)
+    )
+
+
+def campaign_context(spec: Spec, corpus: Corpus) -> str:
+    """Return the fingerprint of recipe, data and code, which is part of the key of every run."""
+    context = f"{spec.training.fingerprint()}/{corpus.data_hash}/{code_version()}"
+    return hashlib.blake2b(context.encode(), digest_size=8).hexdigest()
+
+
+def planned_problem(spec: Spec) -> Problem:
+    """Return what the search will be about, before any text is there."""
+    return Problem(
+        space=spec.space,
+        ladder=spec.ladder,
+        rules=spec.shape,
+        budget_flops=spec.budget.train_flops,
+        decay_share=spec.training.decay_share,
+        seed=spec.seed,
+    )
+
+
+def on_domains(space: SearchSpace, domains: tuple[str, ...]) -> SearchSpace:
+    """Return ``space`` without the domains that could not be had; fixed weights are scaled up to sum to one.
+
+    Raises:
+        InvalidInputError: none of the space's domains is there.
+    """
+    kept = tuple(domain for domain in space.mixture.domains if domain in domains)
+    if kept == tuple(space.mixture.domains):
+        return space
+    if not kept:
+        raise InvalidInputError(
+            f"the corpus has none of the domains {', '.join(space.domains)}",
+            where="space.mixture",
+            allowed=", ".join(domains),
+        )
+    if isinstance(space.mixture, Mixture):
+        weights = {domain: weight for domain, weight in space.mixture.items() if domain in kept}
+        return space.replace(mixture=Mixture.normalised(weights))
+    cap = max(space.mixture.cap, 1 / len(kept))
+    return space.replace(mixture=space.mixture.replace(domains=kept, cap=cap))
+
+
+def open_ledger(spec: Spec, workspace: Workspace, problem: Problem | None = None) -> Ledger:
+    """Open the campaign's trial table.
+
+    Args:
+        spec: the campaign.
+        workspace: its folder.
+        problem: creates the table where there is none; None: it must exist.
+
+    Raises:
+        InvalidInputError: the table belongs to another specification, or there is none.
+    """
+    storage = spec.storage if spec.storage is not None else workspace.journal
+    if problem is None and spec.storage is None and not workspace.journal.exists():
+        raise InvalidInputError(
+            f"the campaign {spec.name!r} has not been started in {workspace.folder}",
+            where="folder",
+            fix="moe-search run starts it",
+        )
+    dumped = spec.model_dump(mode="json")
+    agreed = {name: dumped[name] for name in DECIDING_FIELDS if name != "storage"}
+    agreed["budget"] = {"train_flops": spec.budget.train_flops}
+    return Ledger(storage, name=spec.name, problem=problem, spec=agreed if problem else None)

@@ -1,0 +1,189 @@
+"""What a person reads at the end: the recommendation, how sure it is, and where everything lies."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from moe_search.experiments import numbers
+from moe_search.experiments.concluding import Conclusion
+from moe_search.experiments.wording import mixture_words, schedule_name
+from moe_search.scaling.fitted import Fit
+from moe_search.scaling.recommend import Choice, Recommendation
+from moe_search.spaces.architecture import Architecture
+
+SHOWN = 6
+"""Near-optimal choices on the terminal; all are in the report and in recommendation.json."""
+
+
+def recommendation_panel(recommendation: Recommendation, predictor: str) -> RenderableType:
+    """Return the recommended model with its constraint, interval and extrapolation."""
+    best = recommendation.best
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="cyan", no_wrap=True)
+    facts.add_column()
+    for name, value in _facts(recommendation, predictor):
+        facts.add_row(name, value)
+    parts: list[RenderableType] = [facts]
+    if len(recommendation.near_optimal) > 1:
+        parts += [Text(), _near_optimal(recommendation)]
+    parts += [Text(f"! {warning}", style="yellow") for warning in recommendation.warnings]
+    total, active = numbers.count(best.realised.n_total), numbers.count(best.realised.n_active)
+    title = f"Recommended: {total} parameters, {active} active"
+    return Panel(Group(*parts), title=f"[bold]{title}[/bold]", title_align="left", box=box.ROUNDED, padding=(1, 2))
+
+
+def _facts(recommendation: Recommendation, predictor: str) -> Iterator[tuple[str, str]]:
+    best = recommendation.best
+    yield "model", describe(best.architecture)
+    yield "design", _design(best)
+    yield "mixture", mixture_words(best.design.mixture, most=8)
+    yield "training", f"{numbers.count(best.tokens)} tokens, {numbers.flops(best.train_flops)} FLOPs"
+    yield "memory", f"{best.inference_gb:.3g} GB to serve in bf16, {best.training_gb:.3g} GB to train unsharded"
+    yield (
+        "predicted loss",
+        f"{best.loss:.3f} bits/byte, 95 % interval {best.low95:.3f} to {best.high95:.3f}, by {predictor}",
+    )
+    yield "held fixed", recommendation.constraint
+    if recommendation.extrapolation:
+        names = {"n_active": "active parameters", "tokens": "tokens", "train_flops": "FLOPs"}
+        factors = [f"{factor:.2g} x {names[name]}" for name, factor in recommendation.extrapolation.items()]
+        yield "extrapolated", f"{', '.join(factors)} of the largest proxy"
+    yield (
+        "as good",
+        f"{recommendation.near_optimal_total} of {recommendation.candidates} candidates within the 95 % interval",
+    )
+
+
+def describe(architecture: Architecture) -> str:
+    """Return the integers of a model in words."""
+    text = f"{architecture.n_layers} layers x {architecture.d_model} wide"
+    if not architecture.moe_layers:
+        return f"{text}, dense"
+    moe = architecture.moe_layers[0]
+    counts = [ffn.n_experts for ffn in architecture.moe_layers]
+    experts = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    shared = f" + {moe.n_shared_experts} shared" if moe.n_shared_experts else ""
+    return f"{text}, {moe.top_k} of {experts} experts{shared}, each {moe.d_expert} wide"
+
+
+def _design(choice: Choice) -> str:
+    if choice.design.ffn == "dense":
+        return "dense"
+    realised = choice.realised
+    return (
+        f"granularity {realised.granularity:.3g}, activation ratio {active_share(choice)}, "
+        f"{schedule_name(choice.design.schedule)} schedule, {choice.design.routing.router} router"
+    )
+
+
+def active_share(choice: Choice) -> str:
+    """Return the active over all experts of a layer as people say it: ``9/65`` with a shared expert counted in both."""
+    if not choice.architecture.moe_layers:
+        return "dense"
+    moe = choice.architecture.moe_layers[0]
+    return f"{moe.top_k + moe.n_shared_experts}/{choice.realised.n_experts + moe.n_shared_experts:.0f}"
+
+
+def _near_optimal(recommendation: Recommendation) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title="As good, as far as the runs can tell", title_justify="left", title_style="bold"
+    )
+    headings = ("total", "active", "G", "experts", "schedule", "tokens", "bits/byte", "P(best)", "mixture")
+    for heading in headings:
+        is_text = heading in {"schedule", "mixture"}
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "mixture")
+    for choice in recommendation.near_optimal[:SHOWN]:
+        realised = choice.realised
+        table.add_row(
+            numbers.count(realised.n_total),
+            numbers.count(realised.n_active),
+            f"{realised.granularity:.2g}",
+            active_share(choice),
+            schedule_name(choice.design.schedule),
+            numbers.count(choice.tokens),
+            f"{choice.loss:.3f}",
+            f"{choice.probability_best:.0%}",
+            mixture_words(choice.design.mixture, most=2),
+        )
+    return table
+
+
+def fits_table(fits: list[Fit], chosen: str = "") -> Table:
+    """Return the laws with how well they predict runs that they have not seen.
+
+    ``in 80 %`` is the share of held-out runs inside the 80 % interval; ``starts`` how many starts of the optimiser
+    reached the best one; ``loose`` how many parameters the runs do not identify.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("law")
+    headings = (
+        "runs",
+        "held out",
+        "error",
+        "bias",
+        "in 80 %",
+        "in 95 %",
+        "starts at the best",
+        "unidentifiable",
+        "seconds",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for fitted in fits:
+        held = fitted.holdout
+        check = (
+            (
+                str(len(held.predictions)),
+                f"{held.mape:.2f} %",
+                f"{held.bias:+.2f} %",
+                f"{held.coverage_80:.0%}",
+                f"{held.coverage_95:.0%}",
+            )
+            if held
+            else ("-",) * 5
+        )
+        name = f"[bold]{fitted.law.name}[/bold] *" if fitted.law.name == chosen else fitted.law.name
+        loose = sum(len(group.parameters) for group in fitted.unidentifiable)
+        table.add_row(
+            name,
+            str(fitted.n_runs),
+            *check,
+            f"{fitted.starts_reached_best}/{fitted.starts_total}",
+            f"{loose}/{len(fitted.parameters)}",
+            f"{fitted.seconds:.1f} s",
+        )
+    return table
+
+
+def parameters_table(fitted: Fit) -> Table:
+    """Return a law's parameters with their intervals; what the runs cannot identify has no value."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"[bold]{fitted.law.name}[/bold]  {fitted.law.equation}", title_justify="left"
+    )
+    for heading in ("parameter", "value", "standard error", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "parameter" else "right")
+    for name, estimate in {**fitted.parameters, **fitted.derived}.items():
+        if estimate.value is None:
+            table.add_row(name, "[bright_black]not identified[/bright_black]", "", "")
+            continue
+        error = f"{estimate.se:.2g}" if estimate.se is not None else ""
+        span = f"{estimate.low:.4g} to {estimate.high:.4g}" if estimate.low is not None else ""
+        table.add_row(name, f"{estimate.value:.4g}", error, span)
+    return table
+
+
+def conclusion_lines(conclusion: Conclusion, folder: str) -> Iterator[str]:
+    """Yield where everything lies and what to type next."""
+    for warning in conclusion.warnings:
+        yield f"[yellow]![/yellow] {warning}"
+    yield f"[cyan]report[/cyan]           {conclusion.report}"
+    yield f"[cyan]recommendation[/cyan]   {folder}/recommendation.json, {folder}/recommended/"
+    if conclusion.lost:
+        yield f"[cyan]Hugging Face[/cyan]     not exported; lost would be: {'; '.join(conclusion.lost)}"
+    else:
+        yield f"[cyan]Hugging Face[/cyan]     {folder}/recommended/hf"
+    yield f"[cyan]MLflow[/cyan]           moe-search ui {folder}"

@@ -1,0 +1,130 @@
+"""``campaign.yaml``: everything that decides what a campaign does, in one validated value.
+
+Each block is the configuration class of the package that uses it; this file adds only what belongs to the application.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from moe_search.proxies.corpus.config import CorpusConfig
+from moe_search.proxies.training.recipe import TrainingRecipe
+from moe_search.scaling.laws import law_names
+from moe_search.scaling.recommend import Target
+from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.frozen import Frozen
+from moe_search.spaces.ladder import Ladder
+from moe_search.spaces.mixture import Mixture
+from moe_search.spaces.rules import ShapeRules
+from moe_search.spaces.space import SearchSpace
+
+DEFAULT_LAWS = ("joint", "joint_moe", "chinchilla", "fine_grained", "efficiency_leverage")
+
+
+class Budget(Frozen):
+    """What the proxies may cost together."""
+
+    train_flops: float = Field(gt=0)
+    """Forward and backward FLOPs of all proxies: the unit in which the search is planned, the same on every machine."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Wall-clock limit of one ``moe-search run``; it stops with exit code 3 and the same command continues."""
+
+
+class Workers(Frozen):
+    """Processes that train proxies on this machine."""
+
+    count: PositiveInt = 2
+    threads: PositiveInt = 1
+    """CPU threads each. Two one-thread workers beat one two-thread worker on two cores."""
+
+
+class Objective(Frozen):
+    """What is minimised: the weighted mean over domains of bits per byte on held-out text."""
+
+    weights: Mixture | None = None
+    """Weight of each domain, summing to 1; None: all domains alike."""
+
+
+class Tracking(Frozen):
+    """Where MLflow keeps its runs."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """None: a SQLite file in the campaign's folder."""
+
+
+class Spec(Frozen):
+    """One campaign."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the MLflow experiment and of the study."""
+    folder: Path
+    """Where results go. A relative path starts at the directory the command is started in."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    corpus: CorpusConfig = CorpusConfig()
+    space: SearchSpace
+    ladder: Ladder
+    shape: ShapeRules = Field(default=ShapeRules(), validate_default=True)
+    training: TrainingRecipe = TrainingRecipe()
+    budget: Budget
+    workers: Workers = Workers()
+    storage: str | None = None
+    """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder."""
+    objective: Objective = Objective()
+    target: Target
+    target_shape: ShapeRules | None = None
+    """Shape rules of the full-scale recommendation; None: those of large models (multiples of 128, heads of 128)."""
+    laws: tuple[str, ...] = DEFAULT_LAWS
+    """Scaling laws that are fitted and compared; the best on the held-out largest scale is used."""
+    tracking: Tracking = Tracking()
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _vocabulary(cls, shape: object, info: ValidationInfo) -> object:
+        """The corpus decides the vocabulary; nobody has to say it twice."""
+        corpus = info.data.get("corpus")
+        if isinstance(shape, ShapeRules):
+            shape = shape.model_dump(exclude_unset=True)
+        if isinstance(shape, dict) and isinstance(corpus, CorpusConfig):
+            return {"vocab_size": corpus.vocab_size, **shape}
+        return shape
+
+    @field_validator("laws")
+    @classmethod
+    def _some_law(cls, laws: tuple[str, ...]) -> tuple[str, ...]:
+        for name in laws:
+            if name not in law_names():
+                raise InvalidInputError(
+                    f"there is no law {name!r}",
+                    allowed=", ".join(law_names()),
+                    fix=get_close_matches(name, law_names(), n=1, cutoff=0.0)[0],
+                )
+        return laws
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> Self:
+        if self.shape.vocab_size != self.corpus.vocab_size:
+            raise InvalidInputError(
+                f"the models have {self.shape.vocab_size} tokens but the corpus has {self.corpus.vocab_size}",
+                where="shape.vocab_size",
+                allowed=str(self.corpus.vocab_size),
+                fix="leave shape.vocab_size out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_domains(self) -> Self:
+        known = self.corpus.domains or (tuple(self.corpus.source) if isinstance(self.corpus.source, dict) else ())
+        for where, domains in (("space.mixture", self.space.domains), ("objective.weights", self._weighted_domains)):
+            unknown = [domain for domain in domains if known and domain not in known]
+            if unknown:
+                raise InvalidInputError(
+                    f"the corpus has no domain {unknown[0]!r}", where=where, allowed=", ".join(known)
+                )
+        return self
+
+    @property
+    def _weighted_domains(self) -> tuple[str, ...]:
+        return self.objective.weights.domains if self.objective.weights else ()

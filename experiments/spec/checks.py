@@ -1,0 +1,66 @@
+"""What can be known to be impossible before anything starts: the folder, the text, the shapes, the budget."""
+
+from collections.abc import Iterator
+
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.workspace import check_writable
+from moe_search.proxies.corpus.local_files import expand
+from moe_search.spaces.design import Design, Scale
+from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.resolve import resolve
+
+
+def check_possible(spec: Spec) -> None:
+    """Refuse a campaign that cannot be run, before it has written anything.
+
+    Raises:
+        InvalidInputError: with the field and the nearest fix.
+    """
+    check_writable(spec.folder)
+    check_text(spec)
+    check_shapes(spec)
+
+
+def check_text(spec: Spec) -> None:
+    """Make sure that the user's own files are there and can be opened.
+
+    Raises:
+        InvalidInputError: one is not.
+    """
+    if not isinstance(spec.corpus.source, dict):
+        return
+    for domain, names in spec.corpus.source.items():
+        for path in expand(domain, names):
+            try:
+                with path.open("rb") as file:
+                    file.read(1)
+            except OSError as error:
+                raise InvalidInputError(
+                    f"{path} cannot be read ({error.strerror})", where=f"corpus.source.{domain}"
+                ) from None
+
+
+def check_shapes(spec: Spec) -> None:
+    """Make sure that the middle of the space and its controls have integers at every size of the ladder.
+
+    Raises:
+        InvalidInputError: one has none, with the nearest feasible value.
+    """
+    for design in _typical(spec):
+        for size in spec.ladder.sizes:
+            scale = Scale(n_active=size, tokens=spec.ladder.tokens[0])
+            try:
+                resolve(design, scale, spec.shape)
+            except InvalidInputError as error:
+                where = "ladder.sizes" if error.where == "n_active" else f"space.{error.where}".rstrip(".")
+                raise InvalidInputError(
+                    f"at {size:,} active parameters {error.what}",
+                    where=where,
+                    allowed=error.allowed,
+                    fix=error.fix,
+                ) from None
+
+
+def _typical(spec: Spec) -> Iterator[Design]:
+    yield spec.space.center()
+    yield from spec.space.controls()

@@ -1,0 +1,32 @@
+"""What one worker process does: open the campaign's text and trial table, and train until nothing is left."""
+
+from collections.abc import Callable
+
+import torch
+
+from moe_search.experiments.evaluate import make_evaluate
+from moe_search.experiments.opening import open_campaign_corpus, open_ledger
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.workspace import Workspace
+from moe_search.search.worker import work
+
+SECONDS_BETWEEN_REPORTS = 1.0
+"""Between two points of a training curve: small proxies live for seconds."""
+
+
+def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[str], None]) -> int:
+    """Train trials of a started campaign and return how many.
+
+    Args:
+        spec: the campaign.
+        owner: name of this worker in leases.
+        stop: asked between trials and during them.
+        log: told what is being done.
+    """
+    torch.set_num_threads(spec.workers.threads)
+    workspace = Workspace(spec)
+    ledger = open_ledger(spec, workspace)
+    corpus = open_campaign_corpus(spec, log)
+    problem = ledger.problem
+    evaluate = make_evaluate(spec, corpus, workspace.checkpoints, context=problem.context)
+    return work(ledger, problem, evaluate, owner=owner, stop=stop, report_seconds=SECONDS_BETWEEN_REPORTS)

@@ -1,0 +1,133 @@
+"""The folder of a campaign: which file is where, who may write, and whose campaign it is."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.loading import SPEC_FILE, load_spec, resolved_text
+from moe_search.spaces.errors import InvalidInputError
+
+DECIDING_FIELDS = ("name", "seed", "corpus", "space", "ladder", "shape", "training", "objective", "storage")
+"""Fields that decide what the trials are. The others may change between two commands on one folder."""
+
+
+class Workspace:
+    """Paths below a campaign's folder.
+
+    Args:
+        spec: the campaign.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.folder = spec.folder
+        self.spec_file = self.folder / SPEC_FILE
+        self.journal = self.folder / "journal.log"
+        self.checkpoints = self.folder / "checkpoints"
+        self.logs = self.folder / "logs"
+        self.runs = self.folder / "runs.parquet"
+        self.fits = self.folder / "fits.json"
+        self.recommendation = self.folder / "recommendation.json"
+        self.recommended = self.folder / "recommended"
+        self.report = self.folder / "report.html"
+        self.mlflow_database = self.folder / "mlflow.db"
+        self.mlflow_artifacts = self.folder / "artifacts"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the campaign has been started."""
+        return self.spec_file.exists()
+
+    def prepare(self, spec: Spec, source: str) -> None:
+        """Create the folder with the resolved specification in it, or make sure that it is this campaign's.
+
+        Args:
+            spec: the campaign about to be started or resumed.
+            source: the command, for the comment in the copy.
+
+        Raises:
+            InvalidInputError: the folder cannot be written, or holds another campaign.
+        """
+        check_writable(self.folder)
+        if self.exists:
+            self._check_same(spec)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        write_text(self.spec_file, resolved_text(spec, source))
+
+    def _check_same(self, spec: Spec) -> None:
+        before = load_spec(self.spec_file)
+        for name in DECIDING_FIELDS:
+            old, new = getattr(before, name), getattr(spec, name)
+            if old == new or _absolute(old) == _absolute(new):
+                continue
+            field = name
+            if hasattr(old, "model_dump") and hasattr(new, "model_dump"):
+                was, now = old.model_dump(), new.model_dump()
+                field = f"{name}.{next((key for key in now if was.get(key) != now[key]), '')}".rstrip(".")
+            raise InvalidInputError(
+                f"{self.folder} holds a campaign with another {field}; its trials would not be comparable",
+                where=field,
+                fix="choose another folder, or set the field back",
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only ``moe-search run`` on this folder; the lock goes with the process, however it ends.
+
+        Raises:
+            InvalidInputError: another one is at it.
+        """
+        path = self.folder / "run.lock"
+        with path.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                raise InvalidInputError(
+                    f"another moe-search run (process {owner}) is at work in {self.folder}",
+                    fix="moe-search status shows it; moe-search worker adds a worker to it",
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+
+def _absolute(value: object) -> object:
+    """Return a corpus with absolute paths, so that a relative and a resolved copy of it compare equal."""
+    source = getattr(value, "source", None)
+    if isinstance(source, dict):
+        absolute = {domain: tuple(str(Path(path).resolve()) for path in paths) for domain, paths in source.items()}
+        return value.replace(source=absolute)  # type: ignore[attr-defined]
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that ``folder`` can be created and written, without creating anything.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InvalidInputError(f"{existing} is a file, not a folder", where="folder", fix="choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InvalidInputError(
+            f"no permission to write in {existing}", where="folder", fix="choose a folder you may write to"
+        )
