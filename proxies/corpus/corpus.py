@@ -14,9 +14,6 @@ from moe_search.proxies.corpus.manifest import FORMAT, Manifest
 from moe_search.proxies.corpus.tokenizer import Tokenizer, Tokens, load_tokenizer
 from moe_search.spaces.errors import InvalidInputError
 
-IGNORED = -100
-"""Target of a position that is not scored (PyTorch's ``ignore_index``)."""
-
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -38,23 +35,6 @@ class HeldOut:
     def n_targets(self) -> int:
         """Tokens to score, end-of-document tokens included."""
         return len(self.tokens) - 1
-
-    def windows(self, seq_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Cut the text into rows that score every token once.
-
-        Args:
-            seq_len: tokens a row.
-
-        Returns:
-            inputs and targets, both (rows, seq_len); the last row is filled up with the end-of-document token and
-            targets ``IGNORED``.
-        """
-        rows = math.ceil(self.n_targets / seq_len)
-        inputs = np.full(rows * seq_len, self.tokens[0], np.int64)
-        targets = np.full(rows * seq_len, IGNORED, np.int64)
-        inputs[: self.n_targets] = self.tokens[:-1]
-        targets[: self.n_targets] = self.tokens[1:]
-        return inputs.reshape(rows, seq_len), targets.reshape(rows, seq_len)
 
     def bits_per_byte(self, nats: float) -> float:
         """Return bits per byte of a *total* of nats over ``tokens[1:]``."""

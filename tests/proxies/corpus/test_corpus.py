@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from moe_search.proxies.corpus import Corpus, CorpusConfig, open_corpus, prepare_corpus
-from moe_search.proxies.corpus.corpus import IGNORED
 from moe_search.proxies.corpus.documents import clean
 from moe_search.spaces.errors import InvalidInputError
 
@@ -60,16 +59,6 @@ def test_a_first_document_that_is_too_long_is_cut_and_its_bytes_follow(corpus: C
     assert part.n_bytes == corpus.token_bytes[corpus.held_out("beta").tokens[1:18]].sum()
     with pytest.raises(InvalidInputError, match="max_tokens is 0"):
         corpus.held_out("beta", max_tokens=0)
-
-
-@pytest.mark.parametrize("seq_len", [1, 7, 64, 100_000])
-def test_windows_score_every_token_once(corpus: Corpus, seq_len: int) -> None:
-    held_out = corpus.held_out("gamma")
-    inputs, targets = held_out.windows(seq_len)
-    assert inputs.shape == targets.shape == (math.ceil(held_out.n_targets / seq_len), seq_len)
-    scored = targets != IGNORED
-    np.testing.assert_array_equal(targets[scored], held_out.tokens[1:])
-    np.testing.assert_array_equal(inputs[scored], held_out.tokens[:-1])
 
 
 def test_bits_per_byte_of_one_bit_a_byte_is_one(corpus: Corpus) -> None:
