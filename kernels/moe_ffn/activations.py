@@ -29,16 +29,16 @@ class Activation(NamedTuple):
         g, u = h.chunk(2, dim=-1)
         return self.phi(g) * u
 
-    def backward(self, grad: Tensor, h: Tensor) -> Tensor:
-        """Return the gradient of ``h``, given that of the hidden activations, ``grad`` (rows, f)."""
+    def backward(self, grad: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden activations once more, and the gradient of ``h`` given theirs, ``grad`` (rows, f)."""
         if not self.gated:
-            return self.phi_backward(grad, h)
+            return self.phi(h), self.phi_backward(grad, h)
         g, u = h.chunk(2, dim=-1)
-        grad_h = torch.empty_like(h)
+        phi, grad_h = self.phi(g), torch.empty_like(h)
         grad_g, grad_u = grad_h.chunk(2, dim=-1)
-        torch.mul(grad, self.phi(g), out=grad_u)
+        torch.mul(grad, phi, out=grad_u)
         grad_g.copy_(self.phi_backward(grad * u, g))
-        return grad_h
+        return phi.mul_(u), grad_h
 
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(

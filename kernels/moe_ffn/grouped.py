@@ -13,7 +13,6 @@ so the down-projection's output is neither kept nor computed anew (SonicMoE, sec
 In shapes: T tokens, K experts a token, D model width, R padded rows of all slices together.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -81,9 +80,15 @@ def cut_waves(sizes: list[int], max_rows: int) -> list[Wave]:
     return waves
 
 
-def multiply(left: Iterable[Tensor], right: Iterable[Tensor], out: Iterable[Tensor]) -> None:
-    """Write one matrix product an expert into ``out``."""
-    for a, b, c in zip(left, right, out, strict=True):
+def times_weights(rows: Tensor, weights: Tensor, sizes: list[int], out: Tensor) -> None:
+    """Multiply every expert's rows (size, m) by its matrix in ``weights`` (experts, m, n), into rows of ``out``."""
+    for a, w, c in zip(rows.split_with_sizes(sizes), weights.unbind(), out.split_with_sizes(sizes), strict=True):
+        torch.mm(a, w, out=c)
+
+
+def weight_gradients(left: Tensor, right: Tensor, sizes: list[int], out: Tensor) -> None:
+    """Write ``left[e].T @ right[e]`` over every expert's rows (size, m) and (size, n) into ``out`` (experts, m, n)."""
+    for a, b, c in zip(left.T.split_with_sizes(sizes, 1), right.split_with_sizes(sizes), out.unbind(), strict=True):
         torch.mm(a, b, out=c)
 
 
@@ -108,9 +113,8 @@ class GroupedMoE(torch.autograd.Function):
         y = x.new_empty(n_rows, d_model)
         for experts, rows, sizes in routes.waves:
             x_rows = x.index_select(0, routes.token_of_row[rows])
-            multiply(x_rows.split_with_sizes(sizes), w_up[experts].mT.unbind(), h[rows].split_with_sizes(sizes))
-            hidden = activation.forward(h[rows])
-            multiply(hidden.split_with_sizes(sizes), w_down[experts].unbind(), y[rows].split_with_sizes(sizes))
+            times_weights(x_rows, w_up[experts].mT, sizes, out=h[rows])
+            times_weights(activation.forward(h[rows]), w_down[experts], sizes, out=y[rows])
         ctx.save_for_backward(x, w_up, w_down, gates, h, routes.token_of_row, routes.row_of_slot)
         ctx.waves, ctx.activation = routes.waves, activation
         return functional.embedding_bag(routes.row_of_slot, y, mode="sum", per_sample_weights=gates)
@@ -131,20 +135,13 @@ class GroupedMoE(torch.autograd.Function):
             tokens, gate = token_of_row[rows], gate_of_row[rows]
             grad_y = grad_out.index_select(0, tokens)  # of the expert's output, its gate left out
             grad_hidden = x.new_empty(len(tokens), w_down.shape[1])
-            multiply(grad_y.split_with_sizes(sizes), w_down[experts].mT.unbind(), grad_hidden.split_with_sizes(sizes))
-            hidden = ctx.activation.forward(h[rows])
-            torch.sum(grad_hidden * hidden, dim=-1, out=grad_gate[rows])
-            multiply(
-                hidden.mul_(gate).T.split_with_sizes(sizes, dim=1),
-                grad_y.split_with_sizes(sizes),
-                grad_w_down[experts].unbind(),
-            )
-            grad_h = ctx.activation.backward(grad_hidden.mul_(gate), h[rows])
+            times_weights(grad_y, w_down[experts].mT, sizes, out=grad_hidden)
+            hidden, grad_h = ctx.activation.backward(grad_hidden * gate, h[rows])
+            torch.sum(grad_hidden.mul_(hidden), dim=-1, out=grad_gate[rows])
+            weight_gradients(hidden.mul_(gate), grad_y, sizes, out=grad_w_down[experts])
             x_rows = torch.index_select(x, 0, tokens, out=grad_y)
-            multiply(
-                grad_h.T.split_with_sizes(sizes, dim=1), x_rows.split_with_sizes(sizes), grad_w_up[experts].unbind()
-            )
-            multiply(grad_h.split_with_sizes(sizes), w_up[experts].unbind(), grad_x_rows[rows].split_with_sizes(sizes))
+            weight_gradients(grad_h, x_rows, sizes, out=grad_w_up[experts])
+            times_weights(grad_h, w_up[experts], sizes, out=grad_x_rows[rows])
         grad_x = functional.embedding_bag(row_of_slot, grad_x_rows, mode="sum")
         grad_gates = grad_gate.index_select(0, slots).view_as(gates)
         return grad_x, grad_w_up, grad_w_down, None, grad_gates, None
