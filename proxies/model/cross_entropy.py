@@ -21,9 +21,8 @@ class SummedCrossEntropy(torch.autograd.Function):
     """Sum over tokens of ``-log softmax(h W^T)[target]``; a token's loss saturates at 87 nats (float32's range)."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, learns: bool) -> tuple[Tensor, Tensor]:  # noqa: FBT001
         """Return the sum (a scalar) and the tokens' losses (tokens,), which cannot be differentiated."""
-        learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         matrix = weight.to(hidden.dtype)
         nats = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         smallest = torch.finfo(nats.dtype).tiny
@@ -52,7 +51,7 @@ class SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients formed in the forward pass."""
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_sum.to(grad_hidden.dtype), grad_weight * grad_sum, None
+        return grad_hidden * grad_sum.to(grad_hidden.dtype), grad_weight * grad_sum, None, None
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,5 +65,6 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tup
     Returns:
         The sum, a differentiable scalar; and (tokens,) losses without gradient.
     """
-    total, nats = SummedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    learns = torch.is_grad_enabled()  # it is off inside the function, and evaluation should not pay for gradients
+    total, nats = SummedCrossEntropy.apply(hidden, weight, targets, learns)  # type: ignore[no-untyped-call]
     return total, nats

@@ -23,7 +23,9 @@ from moe_search.spaces.architecture import Architecture, Layer
 from moe_search.spaces.mixers import GroupedQueryAttention
 
 HEAD_WIDTH = 64
-"""Logits are multiplied by ``HEAD_WIDTH / d_model``: see :mod:`moe_search.proxies.model.width`."""
+"""Logits are multiplied by ``HEAD_WIDTH / d_model``: see :mod:`moe_search.proxies.model.width` for all three."""
+EMBEDDING_STD = 0.5
+HEAD_STD = 0.1
 
 
 class ModelOutput(NamedTuple):
@@ -49,15 +51,17 @@ class LossOutput(NamedTuple):
 
 
 class Embedding(nn.Module):
-    """One row a token id."""
+    """One row a token id, times ``scale``: a matrix that is the head too has a head's size, too small for an input."""
 
-    def __init__(self, vocab_size: int, d_model: int) -> None:
+    def __init__(self, vocab_size: int, d_model: int, *, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return (B, S, D)."""
-        return functional.embedding(tokens, self.weight)
+        x = functional.embedding(tokens, self.weight)
+        return x if self.scale == 1 else x * self.scale
 
 
 class Head(nn.Module):
@@ -103,7 +107,8 @@ class DecoderLM(nn.Module):
         super().__init__()
         self.architecture = architecture
         d_model, vocab_size = architecture.d_model, architecture.vocab_size
-        self.embedding = Embedding(vocab_size, d_model)
+        scale = EMBEDDING_STD / HEAD_STD if architecture.tied_embeddings else 1.0
+        self.embedding = Embedding(vocab_size, d_model, scale=scale)
         self.layers = nn.ModuleList(
             Block(layer, architecture, key=key, backend=backend)
             for layer, key in zip(architecture.layers, router_keys, strict=True)

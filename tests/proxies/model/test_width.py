@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from moe_search.proxies.model import DecoderLM, build_model, parameter_groups
-from moe_search.proxies.model.width import EMBEDDING_STD, REFERENCE_WIDTH
+from moe_search.proxies.model.decoder import EMBEDDING_STD, HEAD_STD
+from moe_search.proxies.model.width import REFERENCE_WIDTH
 from moe_search.spaces.architecture import Architecture, DenseFFN, Layer, MoEFFN, Routing
 from moe_search.spaces.mixers import GroupedQueryAttention
 
@@ -48,6 +49,7 @@ def test_first_values_have_the_tables_scale() -> None:
     residual = 1 / math.sqrt(2 * 2)
     wanted = {
         "embedding.weight": EMBEDDING_STD,
+        "head.weight": HEAD_STD,
         "layers.0.mixer.qkv.weight": 128**-0.5,
         "layers.0.mixer.output.weight": residual * 128**-0.5,
         "layers.0.ffn.up.weight": 128**-0.5,
@@ -60,7 +62,6 @@ def test_first_values_have_the_tables_scale() -> None:
     for name, std in wanted.items():
         assert values[name].std().item() == pytest.approx(std, rel=0.07), name
         assert values[name].abs().max().item() <= 3.001 * std, name
-    assert values["head.weight"].abs().max() == 0
     assert (values["layers.1.ffn_norm.weight"] == 1).all()
 
 
@@ -99,6 +100,13 @@ def test_tied_head_learns_as_the_embedding() -> None:
     found = groups_by_name(build_model(architecture(32, tied=True), seed=0))
     assert found["embedding.weight"] == (1.0, 0.0)
     assert "head.weight" not in found
+
+
+def test_tied_matrix_has_the_heads_scale_as_head_and_the_embeddings_as_input() -> None:
+    tied, untied = (build_model(architecture(64, tied=tied), seed=0) for tied in (True, False))
+    tokens = torch.arange(VOCABULARY)[None]
+    assert tied.embedding.weight.std().item() == pytest.approx(HEAD_STD, rel=0.05)
+    torch.testing.assert_close(tied.embedding(tokens), untied.embedding(tokens))
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
