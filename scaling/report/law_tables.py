@@ -1,0 +1,148 @@
+"""The tables about laws: how they did on the held-out scale, and the checklist that every fit must show.
+
+The checklist follows the (Mis)Fitting survey (Li, Kudugunta, Zettlemoyer 2025): form, conventions, data, objective,
+optimiser, starts, uncertainty, what the data do not identify.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_search.scaling.fitted import Estimate, Fit
+from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.numbers import NO_VALUE, duration, number, percent, power, signed
+from moe_search.scaling.report.tables import Cell, Column, Table, figure_cell, plain
+
+STRONG = 0.95
+"""Correlation of two parameters from which they are named: their values mean little apart."""
+
+
+def held_out(data: ReportInput) -> Table:
+    """One row a law, least error first; the law that is extrapolated with is marked."""
+    head = [
+        Column("law"),
+        Column("parameters", numeric=True),
+        Column("fitted", "runs", numeric=True),
+        Column("held out", "runs", numeric=True),
+        Column("mean error", "%", numeric=True),
+        Column("signed error", "%", numeric=True),
+        Column("in 80 %", numeric=True),
+        Column("in 95 %", numeric=True),
+    ]
+    rows, chosen = [], None
+    for index, (fit, holdout) in enumerate(data.held_out):
+        if data.laws and fit.law.name == data.laws[0].law.name:
+            chosen = index
+        rows.append(
+            [
+                Cell(_name(fit)),
+                figure_cell(str(len(fit.law.parameters))),
+                figure_cell(str(fit.n_runs)),
+                figure_cell(str(len(holdout.predictions))),
+                figure_cell(f"{holdout.mape:.2f}"),
+                figure_cell(signed(holdout.bias, 2)),
+                figure_cell(percent(holdout.coverage_80)),
+                figure_cell(percent(holdout.coverage_95)),
+            ]
+        )
+    return plain(head, rows, chosen)
+
+
+@dataclass(frozen=True)
+class Checklist:
+    """What the page says about one fit."""
+
+    name: str
+    summary: str
+    fit: Fit
+    objective: str
+    parameters: Table
+    derived: Table | None
+    facts: dict[str, str]
+
+
+def checklists(data: ReportInput) -> list[Checklist]:
+    """One a fit, the law in use first."""
+    return [_checklist(data, fit) for fit in data.laws]
+
+
+def _checklist(data: ReportInput, fit: Fit) -> Checklist:
+    unit = "bits per byte" if fit.objective_column == "bpb" else "nats per token"
+    shared = fit.starts_reached_best / fit.starts_total if fit.starts_total else 0.0
+    drawn = len(fit.draws) if len(fit.draws) > 1 else 0
+    reached = f"{fit.starts_reached_best} of {fit.starts_total} starts ({percent(shared)}) reached the best objective"
+    prior = " and a weak prior" if fit.law.regularised else ""
+    sampled = f"{drawn} resamples of whole units, refitted; 95 % intervals"
+    facts = {
+        "Data": f"{fit.n_runs} runs, {fit.objective_column} in {unit}, natural logarithm inside",
+        "Source": fit.law.source,
+        "Conventions": fit.law.convention.replace("`", ""),
+        "Objective": f"summed Huber loss of log residuals{prior}: {power(fit.objective, 4)}",
+        "Optimiser": f"batched, damped Newton; {reached}",
+        "At the optimum": f"gradient norm {power(fit.gradient_norm)}, condition number {_condition(fit)}",
+        "Residual": f"{percent(fit.residual_sd, 2)} of the loss (standard deviation, over the degrees of freedom)",
+        "Uncertainty": sampled if drawn else "no resampling, so no intervals",
+        "Correlated": _correlations(fit),
+        "At a bound": ", ".join(fit.at_bound) or "none",
+        "Time": duration(fit.seconds),
+    }
+    published = list(fit.law.published)[:2]
+    head = [
+        Column("parameter"),
+        Column("meaning"),
+        Column("value", numeric=True),
+        Column("std. error", numeric=True),
+        Column("95 % interval", numeric=True),
+        *(Column(name, "published", numeric=True) for name in published),
+    ]
+    rows = []
+    for parameter in fit.law.parameters:
+        cells = _estimate(fit.parameters[parameter.name])
+        known = [figure_cell(number(fit.law.published[name].get(parameter.name), 4)) for name in published]
+        rows.append([Cell(parameter.name), Cell(parameter.meaning), *cells, *known])
+    derived = [[Cell(name.replace("_", " ")), *_estimate(estimate)] for name, estimate in fit.derived.items()]
+    return Checklist(
+        name=_name(fit),
+        summary=f"{fit.n_runs} runs, {reached}, residual {percent(fit.residual_sd, 2)}",
+        fit=fit,
+        objective=unit,
+        parameters=plain(head, rows),
+        derived=plain(
+            ["derived", *(Column(title, numeric=True) for title in ("value", "std. error", "95 % interval"))], derived
+        )
+        if derived
+        else None,
+        facts=facts,
+    )
+
+
+def _name(fit: Fit) -> str:
+    return fit.law.name.replace("_", " ")
+
+
+def _estimate(estimate: Estimate) -> list[Cell]:
+    if estimate.value is None:
+        return [figure_cell("withheld"), figure_cell(NO_VALUE), figure_cell(NO_VALUE)]
+    span = NO_VALUE if estimate.low is None else f"{number(estimate.low)} to {number(estimate.high)}"
+    return [figure_cell(number(estimate.value, 4)), figure_cell(number(estimate.se, 2)), figure_cell(span)]
+
+
+def _condition(fit: Fit) -> str:
+    return power(fit.condition_number) if np.isfinite(fit.condition_number) else "infinite (singular)"
+
+
+def _correlations(fit: Fit) -> str:
+    """Pairs of parameters whose estimates move together over the resamples."""
+    if len(fit.draws) < 2:
+        return "not known without resamples"
+    spread = np.sqrt(np.diag(fit.covariance))
+    safe = np.where(spread > 0, spread, 1.0)
+    correlation = fit.covariance / np.outer(safe, safe)
+    names = fit.law.names
+    pairs = [
+        f"{names[i]} and {names[j]} ({signed(float(correlation[i, j]), 2)})"
+        for i in range(len(names))
+        for j in range(i)
+        if abs(correlation[i, j]) >= STRONG
+    ]
+    return ", ".join(pairs) if pairs else f"no pair of parameters above {STRONG}"
