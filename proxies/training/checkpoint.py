@@ -64,7 +64,9 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load the ``model.`` part of a snapshot, strictly."""
     prefix = "model."
-    model.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    model.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    )
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -108,16 +110,16 @@ class CheckpointFolder:
             leftover.unlink()
 
     def save(self, leg: str, snapshot: Snapshot) -> None:
-        """Store a rolling checkpoint of ``leg`` (``trunk`` or ``branch-<steps>``) and drop those older than the last two."""
+        """Store a rolling checkpoint of ``leg`` (``trunk`` or ``branch-<steps>``) and drop all but the last two."""
         self._write_snapshot(self.root / f"{leg}-{snapshot.position.step:08d}.safetensors", snapshot)
         for old in self._rolling(leg)[:-KEEP]:
             old.unlink()
 
-    def latest(self, leg: str) -> Snapshot | None:
-        """Return the newest readable checkpoint of ``leg``."""
+    def latest(self, leg: str, *, at_most: int | None = None) -> Snapshot | None:
+        """Return the newest readable checkpoint of ``leg``, of those after at most ``at_most`` steps."""
         for path in reversed(self._rolling(leg)):
             snapshot = self._read_snapshot(path)
-            if snapshot is not None:
+            if snapshot is not None and (at_most is None or snapshot.position.step <= at_most):
                 return snapshot
         return None
 

@@ -18,7 +18,16 @@ RECENT_STEPS = 10
 
 
 class DivergedError(Exception):
-    """Training left the region where its losses mean anything; caught by ``train_proxy``, which records it."""
+    """Training left the region where its losses mean anything; caught by ``train_proxy``, which records it.
+
+    Args:
+        message: what the loss was.
+        steps: optimiser steps made until it showed.
+    """
+
+    def __init__(self, message: str, steps: int) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 class LossState(Frozen):
@@ -62,12 +71,13 @@ class LossMonitor:
         """
         for step, loss in enumerate(losses, start=first_step):
             if not math.isfinite(loss):
-                raise DivergedError(f"the training loss was {loss} at step {step + 1}")
+                raise DivergedError(f"the training loss was {loss} at step {step + 1}", step + 1)
             past = loss if self._smoothed is None else self._smoothed
             self._smoothed = SMOOTHING * past + (1 - SMOOTHING) * loss
             self._recent.append(loss)
             if step >= self.grace_steps and self._smoothed > self.ceiling:
                 raise DivergedError(
                     f"the smoothed training loss was {self._smoothed:.3f} nats a token at step {step + 1}, "
-                    f"above the unigram bound and its margin, {self.ceiling:.3f}"
+                    f"above the unigram bound and its margin, {self.ceiling:.3f}",
+                    step + 1,
                 )

@@ -33,7 +33,12 @@ class Horizon(Frozen):
     steps: int
     """Optimiser steps of trunk and branch together."""
     branch_step: int
-    """Steps on the trunk; the branch makes the other ``steps - branch_step``."""
+    """Steps on the trunk."""
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the branch."""
+        return self.steps - self.branch_step
 
 
 def plan_horizons(

@@ -1,0 +1,102 @@
+"""One trunk or branch as a LightningModule: a step is forward, backward, clip, update, balance.
+
+Optimisation is manual in Lightning's sense, because a step may be several micro-batches whose routing statistics belong
+together (a load balanced over the whole batch), and because the rate is a function of the step rather than a state.
+"""
+
+from collections.abc import Callable, Mapping
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from moe_search.proxies.model import DecoderLM, parameter_groups
+from moe_search.proxies.stream import Batch
+from moe_search.proxies.training.checkpoint import restore_optimizer
+from moe_search.proxies.training.recipe import TrainingRecipe
+
+
+class ProxyModule(pl.LightningModule):
+    """Trains ``model`` over some consecutive steps.
+
+    Args:
+        model: its weights and buffers are those after ``first_step`` steps.
+        recipe: optimiser and micro-batch.
+        learning_rate: peak rate at the reference width.
+        rate: learning rate of a step over its peak.
+        seed: of the random numbers that a model may draw while training; they restart at every step, so that a resumed
+            run draws the same.
+        first_step: steps done before, counted from the start of the trunk.
+        optimizer_tensors: the optimiser's state after ``first_step`` steps; None: it is new.
+        at_end: called when the last step is done, while the model is still on its device and in the precision of
+            training.
+    """
+
+    def __init__(
+        self,
+        model: DecoderLM,
+        *,
+        recipe: TrainingRecipe,
+        learning_rate: float,
+        rate: Callable[[int], float],
+        seed: int,
+        first_step: int,
+        optimizer_tensors: Mapping[str, Tensor] | None,
+        at_end: Callable[[DecoderLM], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.recipe = recipe
+        self.learning_rate = learning_rate
+        self.rate = rate
+        self.seed = seed
+        self.first_step = first_step
+        self.optimizer_tensors = optimizer_tensors
+        self.at_end = at_end
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW with a rate and decay for every kind of tensor, where an earlier fit left it."""
+        recipe = self.recipe
+        groups = parameter_groups(self.model, learning_rate=self.learning_rate, weight_decay=recipe.weight_decay)
+        groups = [{**group, "peak_lr": group["lr"]} for group in groups]
+        optimizer = torch.optim.AdamW(groups, betas=recipe.betas, eps=recipe.epsilon, fused=True)
+        if self.optimizer_tensors is not None:
+            restore_optimizer(optimizer, self.optimizer_tensors)
+            self.optimizer_tensors = None
+        return optimizer
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Make one optimiser step on ``batch.tokens`` (B, seq_len + 1) and return its loss, nats a token."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer), "configure_optimizers returns one optimiser"
+        step = self.first_step + batch_index
+        torch.manual_seed(self.seed << 32 ^ step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * self.rate(step)
+
+        optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        for tokens in torch.split(batch.tokens, self._micro_batch_sequences(batch.tokens)):
+            share = len(tokens) / len(batch.tokens)
+            output = self.model.loss(tokens)
+            self.manual_backward(share * (output.loss + output.auxiliary_loss))
+            loss += share * output.loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        optimizer.step()
+        self.model.end_step()
+        return loss
+
+    def on_train_end(self) -> None:
+        """Measure the model before Lightning takes it off its device."""
+        if self.at_end is not None:
+            self.model.eval()
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                self.at_end(self.model)
+            self.model.train()
+
+    def _micro_batch_sequences(self, tokens: Tensor) -> int:
+        """Return the sequences of one forward pass."""
+        if self.recipe.micro_batch_tokens is None:
+            return len(tokens)
+        return max(1, self.recipe.micro_batch_tokens // (tokens.shape[1] - 1))
