@@ -8,13 +8,17 @@ import numpy as np
 
 from moe_search.scaling.recommendation import Choice, Recommendation
 from moe_search.scaling.report.figures.schedules import schedule_name
-from moe_search.scaling.report.numbers import count, fixed, listed, number, percent, power, quantity
+from moe_search.scaling.report.numbers import NO_BREAK, count, fixed, listed, number, percent, power, quantity
 from moe_search.scaling.report.runs_view import RunsView
 from moe_search.spaces.architecture import DenseFFN
 from moe_search.spaces.mixers import GroupedQueryAttention
 
 TIE = 0.005
 """Relative loss below which a control ties with the searched designs, where the noise of a seed is not known."""
+
+
+UNIFORM = 1e-3
+"""Spread of the weights below which a mixture is called uniform."""
 
 
 class Fact(NamedTuple):
@@ -112,6 +116,17 @@ def schedule(choice: Choice) -> str:
         if name != "free coefficients"
         else f"free ({', '.join(number(part, 2) for part in (s.tilt, s.bow, s.wave))})"
     )
+
+
+def mixture(choice: Choice) -> str:
+    """Return the weights, largest first, or ``uniform over 8 domains``."""
+    weights = dict(choice.design.mixture.items())
+    if not weights:
+        return "not varied"
+    if max(weights.values()) - min(weights.values()) < UNIFORM:
+        return f"uniform over {count(len(weights), 'domain')}"
+    ordered = sorted(weights.items(), key=lambda item: -item[1])
+    return ", ".join(f"{domain}{NO_BREAK}{percent(weight)}" for domain, weight in ordered)
 
 
 def extrapolation(recommendation: Recommendation) -> str:

@@ -55,7 +55,7 @@ def power(value: float | None, digits: int = 2) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return minus(_plain(value, digits + 1))
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return minus(f"{mantissa}e{int(exponent)}")
+    return minus(f"{mantissa.removesuffix('.0')}e{int(exponent)}")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -124,7 +124,7 @@ def tidy(text: str) -> str:
 
     def rewrite(found: re.Match[str]) -> str:
         value = float(found[0])
-        return power(value).replace(".0e", "e") if "e" in found[0] or value >= 1e6 else found[0]
+        return power(value) if "e" in found[0] or value >= 1e6 else found[0]
 
     text = re.sub(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)", rewrite, text.strip())
     return re.sub(r"(?<![\w.])-(?=\d)", MINUS, re.sub(r" (?=%|GB)", THIN, text))

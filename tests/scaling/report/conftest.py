@@ -15,4 +15,4 @@ def campaign() -> ReportInput:
     assert spec.loader
     synthetic = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(synthetic)
-    return synthetic.campaign(resamples=60)
+    return synthetic.campaign(resamples=40, names=("joint", "fine_grained"), candidates=20)

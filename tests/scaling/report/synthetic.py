@@ -138,16 +138,20 @@ def runs(seed: int = 0, trials: int = 45) -> list[Run]:
     return rows
 
 
-def campaign(*, resamples: int = 200, trials: int = 45) -> ReportInput:
-    """Return a complete report: runs, four laws, held-out check, effects, recommendation for 1e18 FLOPs."""
+LAWS = ("joint", "joint_moe", "fine_grained", "chinchilla")
+
+
+def campaign(
+    *, resamples: int = 200, trials: int = 45, names: tuple[str, ...] = LAWS, candidates: int = 70
+) -> ReportInput:
+    """Return a complete report: runs, laws, held-out check, effects, recommendation for 1e18 FLOPs."""
     frame = runs_to_frame(runs(trials=trials))
-    names = ("joint", "joint_moe", "fine_grained", "chinchilla")
     comparison = compare(names, frame, cluster="trial", resamples=resamples)
     fits = [fit(get_law(name), frame, cluster="trial", resamples=resamples) for name in names]
     rules = ShapeRules(d_model_multiple=64, head_dim=64, d_expert_multiple=64, vocab_size=32768, seq_len=4096)
     recommendation = recommend(
         Target(train_flops=1e18, memory_gb=8),
-        [design for design in designs(seed=5, number=70) if design.routing.router != "random"],
+        [design for design in designs(seed=5, number=candidates) if design.routing.router != "random"],
         rules,
         LawPredictor(next(f for f in fits if f.law.name == comparison.chosen)),
         observed=Observed.of(frame.filter(pl.col("status") == "finished")),

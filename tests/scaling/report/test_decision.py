@@ -1,10 +1,19 @@
 """The recommendation in words, and how controls are compared."""
 
+import dataclasses
+
 import polars as pl
 import pytest
 
-from moe_search.scaling.report import ReportInput, decision
+from moe_search.scaling.fitted import Observed
+from moe_search.scaling.predictor import LawPredictor
+from moe_search.scaling.recommend import recommend
+from moe_search.scaling.recommendation import Target
+from moe_search.scaling.report import ReportInput, decision, render_report
 from moe_search.scaling.report.runs_view import RunsView
+from moe_search.spaces.design import Design
+from moe_search.spaces.mixture import Mixture
+from moe_search.spaces.resolve import ShapeRules
 
 
 def runs(dense: float, searched: float, **more: list[object]) -> RunsView:
@@ -59,11 +68,31 @@ def test_what_would_change(campaign: ReportInput) -> None:
     assert any("memory gb binds" in sentence for sentence in decision.what_would_change(bound))
 
 
+def test_a_dense_model_can_be_the_answer(campaign: ReportInput) -> None:
+    observed = Observed.of(campaign.view.usable)
+    mixture = Mixture.uniform(("code", "math"))
+    recommendation = recommend(
+        Target(train_flops=1e16, max_total=3_000_000),
+        [Design(ffn="dense", mixture=mixture)],
+        ShapeRules(),
+        LawPredictor(next(fit for fit in campaign.fits if fit.law.name == "joint")),
+        observed=observed,
+    )
+    assert decision.headline(recommendation).startswith("A dense model of")
+    assert "Experts a token" not in {fact.name for fact in decision.facts(recommendation)}
+    html = render_report(dataclasses.replace(campaign, recommendation=recommendation))
+    assert "The limit on max total binds" in html
+    assert ">dense<" in html
+
+
 def test_headline_and_extrapolation(campaign: ReportInput) -> None:
     recommendation = campaign.recommendation
     assert recommendation
     best = recommendation.best
     assert f"each token takes {best.architecture.moe_layers[0].top_k}" in decision.headline(recommendation)
+    assert decision.mixture(best) == "uniform over 8 domains"
+    mixed = best.replace(design=best.design.replace(mixture=Mixture.normalised({"code": 1, "math": 3})))
+    assert decision.mixture(mixed) == "math\u00a075\u202f%, code\u00a025\u202f%"
     inside = recommendation.replace(extrapolation={"train_flops": 0.5})
     assert "inside the range" in decision.extrapolation(inside)
     assert "inside" not in decision.extrapolation(recommendation)

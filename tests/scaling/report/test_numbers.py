@@ -50,7 +50,7 @@ def test_quantity_keeps_three_digits(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.3e21, "1.3e21"), (9.99e20, "1.0e21"), (0.5, "0.5"), (2e-5, f"2.0e{-5}"), (0, "0"), (1234, "1 234")],
+    [(1.3e21, "1.3e21"), (9.99e20, "1e21"), (0.5, "0.5"), (2e-5, "2e-5"), (0, "0"), (1234, "1 234")],
 )
 def test_power(value: float, text: str) -> None:
     assert spaced(numbers.power(value)) == text
@@ -106,3 +106,18 @@ def test_ticks_lie_inside_and_are_few(low: float, factor: float) -> None:
     assert len(positions) == len(labels) <= 9
     assert all(low * 0.99 <= position <= low * factor * 1.01 for position in positions)
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "tidied"),
+    [
+        ("equal training compute, 1e+18 FLOPs", "Equal training compute, 1e18 FLOPs."),
+        ("train_flops > 30818304000000.0", "Train_flops > 3.1e13."),
+        ("train_flops > 3.2204823014e+21", "Train_flops > 3.2e21."),
+        ("known to -14 % / +11 % (95 %)", f"Known to {MINUS}14{THIN}% / +11{THIN}% (95{THIN}%)."),
+        ("law joint_moe2 at N = 1e6, r2d2 and 1.5 of 8 GB!", f"Law joint_moe2 at N = 1e6, r2d2 and 1.5 of 8{THIN}GB!"),
+        ("", ""),
+    ],
+)
+def test_sentences_from_elsewhere_are_tidied(text: str, tidied: str) -> None:
+    assert numbers.sentence(text) == tidied
