@@ -56,23 +56,15 @@ class Problem(Frozen):
 
     def resolved(self, design: Design, scale: Scale) -> Resolved:
         """Return the integers of ``design`` at ``scale``; cached."""
-        return _resolved(design, scale, self.rules)
+        return _resolved(design, Scale(n_active=scale.n_active, tokens=1), self.rules).replace(scale=scale)
 
     def realised(self, design: Design, scale: Scale) -> tuple[Design, Scale]:
         """Return what a design's integers amount to at a scale: realised granularity, activation ratio and size.
 
         A design that has no architecture at the scale (a target under the proxies' rules) stands for itself.
         """
-        try:
-            realised = self.resolved(design, scale).realised
-        except InvalidInputError:
-            return design, scale
-        if design.ffn == "dense":
-            return design, scale.replace(n_active=realised.n_active_non_embedding)
-        return (
-            design.replace(granularity=realised.granularity, activation_ratio=realised.activation_ratio),
-            scale.replace(n_active=realised.n_active_non_embedding),
-        )
+        realised, n_active = _realised(design, scale.n_active, self.rules)
+        return realised, scale if n_active == scale.n_active else Scale(n_active=n_active, tokens=scale.tokens)
 
     def features(self, design: Design) -> np.ndarray:
         """Return the design's coordinates in [0, 1] for the surrogate ``(n_features,)``; cached."""
@@ -82,7 +74,7 @@ class Problem(Frozen):
         """Say whether a design has an architecture at every size of the ladder."""
         try:
             for size in self.ladder.sizes:
-                self.resolved(design, Scale(n_active=size, tokens=self.ladder.tokens[0]))
+                _resolved(design, Scale(n_active=size, tokens=1), self.rules)
         except InvalidInputError:
             return False
         return True
@@ -118,3 +110,14 @@ def _train_flops_per_token(design: Design, n_active: int, rules: ShapeRules) -> 
 @lru_cache(maxsize=16_384)
 def _features(design: Design, space: SearchSpace) -> np.ndarray:
     return space.features(design)
+
+
+@lru_cache(maxsize=16_384)
+def _realised(design: Design, n_active: int, rules: ShapeRules) -> tuple[Design, int]:
+    try:
+        realised = _resolved(design, Scale(n_active=n_active, tokens=1), rules).realised
+    except InvalidInputError:
+        return design, n_active
+    if design.ffn == "moe":
+        design = design.replace(granularity=realised.granularity, activation_ratio=realised.activation_ratio)
+    return design, realised.n_active_non_embedding

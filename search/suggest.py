@@ -71,6 +71,30 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
     return proposals
 
 
+class Decision(NamedTuple):
+    """The design that is chosen for the target scale, were the search to end now."""
+
+    design: Design
+    mean: float
+    """Expected bits per byte at the target."""
+    sd: float
+    """Its standard deviation, without the noise between seeds."""
+
+
+def decide(problem: Problem, rows: Sequence[Row]) -> Decision | None:
+    """Return the design with the least expected loss at the target among all candidates; None before any loss."""
+    with one_thread():
+        surrogate = Surrogate.fit(problem, [row for row in rows if not row.is_open])
+        if surrogate is None:
+            return None
+        designs = _candidates(problem, rows, surrogate)
+        target = surrogate.encode_realised(designs, [problem.target_scale] * len(designs))
+        means = surrogate.mean_at(target)
+        best = int(means.argmin())
+        mean = float(means[best].exp())
+        return Decision(designs[best], mean, mean * float(surrogate.variance_at(target[best : best + 1]).sqrt()))
+
+
 def rows_needed(problem: Problem, number: int) -> int:
     """Return how many leading rows must have results before trial ``number`` may be proposed.
 

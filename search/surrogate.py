@@ -29,14 +29,12 @@ import gpytorch
 import numpy as np
 import torch
 from botorch.models.gpytorch import GPyTorchModel
-from botorch.optim.fit import fit_gpytorch_mll_scipy
 from gpytorch.constraints import GreaterThan
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import Kernel
 from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.models import ExactGP
-from gpytorch.priors import LogNormalPrior, NormalPrior
+from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from moe_search.search.law_mean import LawMean
@@ -60,69 +58,74 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
     Args:
         law: fitted mean.
         n_features: columns of a design's features, each in [0, 1].
-        unit: standard deviation of log loss that amplitudes are measured in.
         top: log N, log D of the ladder's top.
         span: spread of log N and of log D over the ladder.
-        noise: typical standard deviation of log loss between seeds.
+        noise: standard deviation of log loss between runs of different trunks.
         noise_spread: standard deviation of its logarithm.
     """
+
+    prior_mean: Tensor
+    prior_spread: Tensor
+    top: Tensor
+    span: Tensor
 
     def __init__(
         self,
         law: LawMean,
         n_features: int,
         *,
-        unit: float,
         top: tuple[float, float],
         span: tuple[float, float],
         noise: float,
         noise_spread: float,
     ) -> None:
         super().__init__()
-        self.law, self.n_features, self.unit = law, n_features, unit
+        self.law, self.n_features = law, n_features
         self.register_buffer("top", torch.tensor(top, dtype=torch.float64))
         self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
         # Distances grow as sqrt(d); lengths that grow alike keep the prior's complexity (Hvarfner et al. 2024).
-        length = math.log(0.8 * math.sqrt(max(n_features, 1)))
-        self._log_parameter("lengths", torch.full((n_features,), length), spread=0.8)
-        self._log_parameter("shared", torch.tensor(0.0), spread=0.6)
-        self._log_parameter("drift", torch.tensor(math.log(0.3)), spread=0.6)
-        self._log_parameter("local", torch.tensor(math.log(0.25)), spread=0.6)
-        self._log_parameter("trunk", torch.tensor(math.log(noise / math.sqrt(2))), spread=noise_spread)
-
-    def _log_parameter(self, name: str, log_value: Tensor, *, spread: float) -> None:
-        """Register a positive parameter by its logarithm, with a normal prior on it."""
-        value = log_value.to(torch.float64)
-        self.register_parameter(f"log_{name}", torch.nn.Parameter(value.clone()))
-        if value.numel():
-            prior = NormalPrior(value, torch.full_like(value, spread))
-            self.register_prior(f"{name}_prior", prior, lambda module: getattr(module, f"log_{name}"))
+        length = 0.8 * math.sqrt(max(n_features, 1))
+        amplitudes = [law.scatter, 0.3 * law.scatter, 0.25 * law.scatter, noise / math.sqrt(2)]
+        mean = torch.tensor([length] * n_features + amplitudes, dtype=torch.float64).log()
+        spread = torch.tensor([0.8] * n_features + [0.6] * 3 + [noise_spread], dtype=torch.float64)
+        self.register_buffer("prior_mean", mean)
+        self.register_buffer("prior_spread", spread)
+        self.log_parameters = torch.nn.Parameter(mean.clone())
+        """Logarithms: a length for each feature; amplitudes shared, drift, local; trunk. Normal priors."""
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:  # noqa: FBT001, FBT002
         """Return the covariance ``(..., n1, n2)``, or its diagonal ``(..., n)``."""
+        return self.variance(x1) if diag else self.covariance(self.log_parameters, x1, x2)
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Return the prior variance ``(..., n)``."""
+        shared, drift, local, trunk = (2 * self.log_parameters[self.n_features :]).exp()
+        compute = self._scale(x).mean(-1)
+        has_trunk = x[..., self.n_features + 2] >= 0
+        variance: Tensor = shared + drift * compute**2 + local + trunk * has_trunk + self._law_root(x).square().sum(-1)
+        return variance
+
+    def covariance(self, log_parameters: Tensor, x1: Tensor, x2: Tensor) -> Tensor:
+        """Return the covariance ``(..., n1, n2)`` under any hyper-parameters."""
         d = self.n_features
-        amplitude = (2 * torch.stack([self.log_shared, self.log_drift, self.log_local])).exp() * self.unit**2
-        s1, s2 = ((x[..., d : d + 2] - self.top) / self.span for x in (x1, x2))
-        c1, c2 = s1.mean(-1), s2.mean(-1)
-        same = x1[..., d + 2]
-        roots1, roots2 = self._law_root(x1), self._law_root(x2)
-        if diag:
-            scale_part = amplitude[0] + amplitude[1] * c1 * c2 + amplitude[2]
-            trunk = (2 * self.log_trunk).exp() * (same >= 0)
-            diagonal: Tensor = scale_part + (roots1 * roots2).sum(-1) + trunk
-            return diagonal
-        f1, f2 = (x[..., :d] / self.log_lengths.exp() for x in (x1, x2))
-        scale_part = (
-            amplitude[0]
-            + amplitude[1] * c1[..., :, None] * c2[..., None, :]
-            + amplitude[2] * (-0.5 * _squared_distance(s1, s2)).exp()
-        )
-        distance = SQRT5 * (_squared_distance(f1, f2) + 1e-20).sqrt()
+        lengths, (shared, drift, local, trunk) = log_parameters[:d].exp(), (2 * log_parameters[d:]).exp()
+        distance = SQRT5 * (_squared_distance(x1[..., :d] / lengths, x2[..., :d] / lengths) + 1e-20).sqrt()
         design_part = (1 + distance + distance**2 / 3) * (-distance).exp()
-        shared = (same[..., :, None] == x2[..., None, :, d + 2]) & (same[..., :, None] >= 0)
-        trunk = (2 * self.log_trunk).exp() * shared
-        covariance: Tensor = design_part * scale_part + roots1 @ roots2.mT + trunk
+
+        s1, s2 = self._scale(x1), self._scale(x2)
+        together = s1.mean(-1)[..., :, None] * s2.mean(-1)[..., None, :]
+        near = (-0.5 * _squared_distance(s1, s2)).exp()
+        scale_part = shared + drift * together + local * near
+
+        trunk1, trunk2 = x1[..., :, None, d + 2], x2[..., None, :, d + 2]
+        one_trunk = (trunk1 == trunk2) & (trunk1 >= 0)
+        law = self._law_root(x1) @ self._law_root(x2).mT
+        covariance: Tensor = design_part * scale_part + law + trunk * one_trunk
         return covariance
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """Return log N and log D in units of the ladder's span, zero at its top ``(..., n, 2)``."""
+        return (x[..., self.n_features : self.n_features + 2] - self.top) / self.span
 
     def _law_root(self, x: Tensor) -> Tensor:
         """Return J S^1/2 ``(..., n, 5)``; without gradients by x, as scales are discrete."""
@@ -165,18 +168,15 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         noise = math.sqrt((2 * TYPICAL_NOISE**2 + freedom * variance) / (2 + freedom))
         noise = max(noise, LEAST_NOISE)
         spread = 1 / math.sqrt(2 + freedom)  # of the log of a standard deviation, about 1 / sqrt(2 freedom)
-        likelihood = GaussianLikelihood(
-            noise_prior=LogNormalPrior(2 * math.log(noise) - math.log(2), 2 * spread),
-            noise_constraint=GreaterThan(LEAST_NOISE**2 / 2, transform=torch.exp, inv_transform=torch.log),
-        ).double()
-        likelihood.noise = torch.tensor(max(noise, 1.5 * LEAST_NOISE) ** 2 / 2)
+        likelihood = GaussianLikelihood(noise_constraint=GreaterThan(0.0, transform=torch.exp, inv_transform=torch.log))
+        likelihood = likelihood.double()
+        likelihood.noise = torch.tensor(noise**2 / 2)
         super().__init__(inputs, targets, likelihood)
         sizes, tokens = log_scales(problem.ladder.scales())
         self.mean_module = LawModule(self.law, n_features)
         self.covar_module = DesignScaleKernel(
             self.law,
             n_features,
-            unit=self.law.scatter,
             top=(math.log(problem.ladder.top.n_active), math.log(problem.ladder.top.tokens)),
             span=(max(float(np.ptp(sizes)), 1.0), max(float(np.ptp(tokens)), 1.0)),
             noise=noise,
@@ -200,18 +200,39 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         return surrogate
 
     def _fit_hyperparameters(self, observations: Observations) -> None:
-        inputs, targets = self.train_inputs[0], self.train_targets
-        order = np.concatenate(
-            [np.flatnonzero(observations.is_last), np.flatnonzero(np.logical_not(observations.is_last))]
-        )
-        chosen = np.sort(order[:MAX_FIT_ROWS])
-        ExactGP.set_train_data(self, inputs[chosen], targets[chosen], strict=False)
-        self.train()
-        with exact_algebra():
-            fit_gpytorch_mll_scipy(
-                ExactMarginalLogLikelihood(self.likelihood, self), options={"maxiter": MAX_FIT_STEPS}
+        """Maximise the log posterior of kernel parameters and noise, by L-BFGS within three prior deviations."""
+        longest_first = np.argsort(np.logical_not(observations.is_last), kind="stable")
+        chosen = np.sort(longest_first[:MAX_FIT_ROWS])
+        x, kernel, noise = self.train_inputs[0][chosen], self.covar_module, self.likelihood.noise_covar.raw_noise
+        with torch.no_grad():
+            centred = (self.train_targets[chosen] - self.mean_module(x))[:, None]
+        center = torch.cat([kernel.prior_mean, noise.detach() / 2])
+        spread = torch.cat([kernel.prior_spread, kernel.prior_spread[-1:]])
+
+        def negative_log_posterior(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            point = torch.from_numpy(vector).requires_grad_()
+            covariance = kernel.covariance(point[:-1], x, x)
+            factor = torch.linalg.cholesky(covariance + (2 * point[-1]).exp() * torch.eye(len(x), dtype=x.dtype))
+            whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
+            value = (
+                0.5 * whitened.square().sum()
+                + factor.diagonal().log().sum()
+                + 0.5 * ((point - center) / spread).square().sum()
             )
-        ExactGP.set_train_data(self, inputs, targets, strict=False)
+            return value.item(), torch.autograd.grad(value, point)[0].numpy()
+
+        low, high = (center - 3 * spread).numpy(), (center + 3 * spread).numpy()
+        found = minimize(
+            negative_log_posterior,
+            center.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=Bounds(low, high),
+            options={"maxiter": MAX_FIT_STEPS},
+        )
+        with torch.no_grad():
+            kernel.log_parameters.copy_(torch.from_numpy(found.x[:-1]))
+            noise.copy_(torch.from_numpy(2 * found.x[-1:]))
         self.eval()
 
     def forward(self, x: Tensor) -> MultivariateNormal:
@@ -221,7 +242,7 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
     @property
     def noise_variance(self) -> float:
         """Variance of log bpb between seeds: the trunk's share and the rest."""
-        trunk = math.exp(2 * self.covar_module.log_trunk.item())
+        trunk = math.exp(2 * self.covar_module.log_parameters[-1].item())
         return trunk + float(self.likelihood.noise.item())
 
     def encode(self, designs: Sequence[Design], scales: Sequence[Scale]) -> Tensor:
@@ -308,11 +329,6 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         return np.asarray(np.exp(mean + normal @ root.T))
 
 
-def exact_algebra() -> Any:
-    """Make GPyTorch factorise exactly at every size: its iterative solvers are stochastic."""
-    return gpytorch.settings.fast_computations(covar_root_decomposition=False, log_prob=False, solves=False)
-
-
 def _encode(problem: Problem, designs: Sequence[Design], scales: Sequence[Scale], trunks: np.ndarray) -> Tensor:
     n_features = len(problem.space.feature_names)
     features = np.array([problem.features(design) for design in designs]).reshape(len(designs), n_features)
@@ -321,8 +337,9 @@ def _encode(problem: Problem, designs: Sequence[Design], scales: Sequence[Scale]
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
     product = a @ b.mT
-    squared: Tensor = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * product
-    return torch.clamp(squared, min=0.0)
+    squared = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * product
+    positive: Tensor = torch.relu(squared)
+    return positive
 
 
 def _through_law(law: LawMean, log_scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,7 @@ def work(
         )
         on_change()
         done += outcome == "committed"
-        failures = failures + 1 if outcome == "failed" else 0
+        failures = 0 if outcome == "committed" else failures + (outcome == "failed")
         if failures >= MAX_FAILURES:
             message = ledger.rows()[claim.trial.number].message
             raise ResourceError(f"{failures} trials in a row failed, each {MAX_ATTEMPTS} times: {message}")

@@ -1,6 +1,6 @@
 """A simulated world: training that takes no time, with a truth that is known.
 
-    log bpb = log(E + A (N/N0)^-alpha + B (D/D0)^-beta) + depth |x - x*(scale)|^2 + penalties + noise
+    log bpb = log(E + A (N/N0)^-alpha + B (D/D0)^-beta) + c |x - x*(scale)|_w^2 + penalties + noise
 
 with the design's features ``x`` and an optimum ``x*`` that drifts with log compute, so that the best proxy is not
 exactly the best model. Coefficients are drawn by a seed. Whole campaigns are rehearsed in seconds: tests use it, and
@@ -10,6 +10,7 @@ so can anybody who wants to know what a budget buys before a GPU is touched.
 import hashlib
 import math
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -26,13 +27,26 @@ DIVERGES_AFTER = 0.1
 """Share of its trunk after which a diverging trial stops, and so of its cost that it pays."""
 
 
+class _Drawn(NamedTuple):
+    """Coefficients of a world, features being the space's."""
+
+    optimum: np.ndarray
+    """Best features at the ladder's top ``(n_features,)``."""
+    direction: np.ndarray
+    """By how much the optimum moves over the ladder ``(n_features,)``."""
+    weights: np.ndarray
+    """Log loss per squared distance in each feature ``(n_features,)``."""
+    law: np.ndarray
+    """E, A, B, alpha, beta."""
+
+
 class SimulatedWorld(Frozen):
     """One draw of a world."""
 
     problem: Problem
     seed: int = 0
-    depth: float = Field(default=0.15, ge=0)
-    """Log loss that a design at distance 1 from the optimum loses (distances are root mean squares over features)."""
+    spread: float = Field(default=0.02, gt=0)
+    """Standard deviation of log loss over designs of the space, at the ladder's top."""
     drift: float = Field(default=0.1, ge=0)
     """How far the optimum moves, in feature units, between the ladder's cheapest scale and its top."""
     noise: float = Field(default=3e-3, ge=0)
@@ -41,27 +55,30 @@ class SimulatedWorld(Frozen):
     """Share of designs that diverge whatever the scale."""
 
     @cached_property
-    def _drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Optimum at the ladder's top, its drift per unit of log compute, and the law's coefficients."""
+    def _drawn(self) -> _Drawn:
         rng = np.random.default_rng((self.seed, 7))
-        n = len(self.problem.space.feature_names)
+        space = self.problem.space
+        n = len(space.feature_names)
         direction = rng.standard_normal(n)
         direction *= self.drift / max(float(np.sqrt(np.mean(direction**2))), 1e-9)
         law = np.array([0.9, 0.35, 0.35, 0.3, 0.35]) * np.exp(0.25 * rng.standard_normal(5))
-        return rng.uniform(0.15, 0.85, n), direction, law
+        optimum, weights = rng.uniform(0.15, 0.85, n), np.exp(0.7 * rng.standard_normal(n))
+        features = np.array([self.problem.features(design) for design in space.sample(256, 0)])
+        scatter = float(np.std((features - optimum) ** 2 @ weights))
+        return _Drawn(optimum, direction, weights * self.spread / max(scatter, 1e-9), law)
 
     def log_bpb(self, design: Design, scale: Scale) -> float:
         """Return the truth: expected log bits per byte of a design at a scale, whatever its size."""
-        optimum, direction, (e, a, b, alpha, beta) = self._drawn
+        optimum, direction, weights, (e, a, b, alpha, beta) = self._drawn
         ladder = self.problem.ladder.scales()
         cheapest, top = (math.log(s.n_active * s.tokens) for s in (ladder[0], ladder[-1]))
         position = (math.log(scale.n_active * scale.tokens) - top) / max(top - cheapest, 1.0)
         realised, size = self.problem.realised(design, scale)
-        distance = float(np.mean((self.problem.features(realised) - optimum - position * direction) ** 2))
+        effect = float((self.problem.features(realised) - optimum - position * direction) ** 2 @ weights)
         middle = ladder[len(ladder) // 2]
         law = e + a * (size.n_active / middle.n_active) ** -alpha + b * (scale.tokens / middle.tokens) ** -beta
         control = 0.08 * (design.ffn == "dense") + 0.12 * (design.routing.router == "random")
-        return math.log(law) + self.depth * distance + control
+        return math.log(law) + effect + control
 
     def diverges(self, design: Design) -> bool:
         """Say whether a design is one of those that diverge."""
