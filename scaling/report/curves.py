@@ -11,7 +11,11 @@ import polars as pl
 
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.law import Array
+from moe_search.scaling.predictor import design_frame
+from moe_search.scaling.recommendation import Choice
 from moe_search.scaling.report.runs_view import RunsView
+from moe_search.spaces.design import Scale
+from moe_search.spaces.resolve import Resolved
 
 WITH_SIZE = ("n_active", "n_active_non_embedding", "d_model")
 """Columns that follow from the size alone, whatever the design (nearly)."""
@@ -62,6 +66,13 @@ def _follow(seen: RunsView, name: str, size: Array, over: str = "") -> Array:
     piece = np.clip(np.searchsorted(x, wanted) - 1, 0, len(x) - 2)
     slope = (y[piece + 1] - y[piece]) / (x[piece + 1] - x[piece])
     return np.asarray(np.exp(y[piece] + slope * (wanted - x[piece])))
+
+
+def target_frame(best: Choice) -> pl.DataFrame:
+    """Return the recommended model as a row of a runs table that has not been trained."""
+    scale = Scale(n_active=best.realised.n_active_non_embedding, tokens=best.tokens)
+    resolved = Resolved(design=best.design, scale=scale, architecture=best.architecture, realised=best.realised)
+    return design_frame([resolved])
 
 
 def curve(fit: Fit, frame: pl.DataFrame) -> tuple[Array, Array, Array]:

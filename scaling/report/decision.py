@@ -7,16 +7,21 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_search.scaling.recommendation import Choice, Recommendation
+from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.curves import expected, target_frame
 from moe_search.scaling.report.figures.schedules import schedule_name
 from moe_search.scaling.report.numbers import NO_BREAK, count, fixed, listed, number, percent, power, quantity
 from moe_search.scaling.report.runs_view import RunsView
 from moe_search.spaces.architecture import DenseFFN
+from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.mixers import GroupedQueryAttention
 
 TIE = 0.005
 """Relative loss below which a control ties with the searched designs, where the noise of a seed is not known."""
 
 
+DISAGREE = 0.03
+"""Relative difference of two predictions for the target from which it is said."""
 UNIFORM = 1e-3
 """Spread of the weights below which a mixture is called uniform."""
 
@@ -146,6 +151,26 @@ def factor(value: float) -> str:
     return (number(float(f"{value:.2g}")) if value < 1e5 else power(value)) + "×"
 
 
+def disagreement(data: ReportInput) -> list[str]:
+    """Say it where the law in use alone predicts another loss than the recommendation carries."""
+    if data.recommendation is None or not data.laws:
+        return []
+    best, fit = data.recommendation.best, data.laws[0]
+    try:
+        alone = float(expected(fit, target_frame(best))[0])
+    except InvalidInputError as error:
+        return [f"the law {fit.law.name} cannot be asked about the recommended model: {error}"]
+    if abs(alone / best.loss - 1) < DISAGREE:
+        return []
+    side = "below" if alone < best.loss else "above"
+    inside = "inside" if best.low95 <= alone <= best.high95 else "outside"
+    return [
+        f"the law {fit.law.name.replace('_', ' ')} alone predicts {fixed(alone)} for this model, "
+        f"{percent(abs(alone / best.loss - 1))} {side} the {fixed(best.loss)} that the recommendation carries from another "
+        f"predictor; that is {inside} its 95 % interval"
+    ]
+
+
 def what_would_change(recommendation: Recommendation) -> list[str]:
     """Return what the decision hangs on, most decisive first."""
     sentences = []
@@ -153,7 +178,7 @@ def what_would_change(recommendation: Recommendation) -> list[str]:
     if total > 1:
         sentences.append(
             f"{total - 1} of {recommendation.candidates - 1} other candidates cannot be told from the best at 95 %; "
-            f"this one is best with a probability of {percent(recommendation.best.probability_best)}."
+            f"this one is best with a probability of {percent(recommendation.best.probability_best, 1)}."
         )
         open_knobs = _spread(near)
         if open_knobs:

@@ -5,17 +5,14 @@ import plotly.graph_objects as go
 import polars as pl
 
 from moe_search.scaling.fitted import Fit
-from moe_search.scaling.predictor import design_frame
 from moe_search.scaling.recommendation import Choice
 from moe_search.scaling.report.contents import ReportInput
-from moe_search.scaling.report.curves import at_scale, curve, typical_row
+from moe_search.scaling.report.curves import at_scale, curve, target_frame, typical_row
 from moe_search.scaling.report.figures import Figure, Plot
 from moe_search.scaling.report.numbers import fixed, power
 from moe_search.scaling.report.runs_view import RunsView
 from moe_search.scaling.report.theme import DATA, RECOMMENDED, band, blank, flops_axis, points
-from moe_search.spaces.design import Scale
 from moe_search.spaces.errors import InvalidInputError
-from moe_search.spaces.resolve import Resolved
 
 STEPS = 60
 GROWING = (
@@ -96,9 +93,7 @@ def _law(figure: go.Figure, seen: RunsView, fit: Fit, best: Choice) -> str:
 
 def _path(seen: RunsView, best: Choice) -> pl.DataFrame:
     """The recommended design from the scale of the largest run to its own, all sizes growing as powers."""
-    scale = Scale(n_active=best.realised.n_active_non_embedding, tokens=best.tokens)
-    resolved = Resolved(design=best.design, scale=scale, architecture=best.architecture, realised=best.realised)
-    target = design_frame([resolved])
+    target = target_frame(best)
     largest = [int(np.argmax(seen.column("train_flops")))]
     start = at_scale(
         seen,

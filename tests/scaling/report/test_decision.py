@@ -68,6 +68,21 @@ def test_what_would_change(campaign: ReportInput) -> None:
     assert any("memory gb binds" in sentence for sentence in decision.what_would_change(bound))
 
 
+def test_two_predictions_that_differ_are_both_told(campaign: ReportInput) -> None:
+    recommendation = campaign.recommendation
+    assert recommendation
+    assert decision.disagreement(campaign) == [], "the recommendation is that of the law itself"
+    best = recommendation.best
+    other = recommendation.replace(
+        best=best.replace(loss=best.loss * 1.5, low95=best.loss * 1.4, high95=best.loss * 1.6)
+    )
+    (words,) = decision.disagreement(dataclasses.replace(campaign, recommendation=other))
+    assert f"alone predicts {best.loss:.3f}" in words
+    assert "33\u202f% below" in words
+    assert "outside its 95 % interval" in words
+    assert decision.disagreement(dataclasses.replace(campaign, recommendation=None)) == []
+
+
 def test_a_dense_model_can_be_the_answer(campaign: ReportInput) -> None:
     observed = Observed.of(campaign.view.usable)
     mixture = Mixture.uniform(("code", "math"))
