@@ -20,13 +20,15 @@ class Router(nn.Module):
         ffn: gives experts and top_k.
         d_model: width of the hidden state.
         routing: its options.
-        key: distinguishes the routers of one model, and models of different seeds, where a router is pseudo-random.
+        key: distinguishes the routers of one model, and models of different seeds, where a router is pseudo-random;
+            others ignore it.
     """
 
     def __init__(self, ffn: MoEFFN, d_model: int, routing: Routing, *, key: int = 0) -> None:
         super().__init__()
         self.n_experts, self.top_k = ffn.n_experts, ffn.top_k
-        self.normalise_gates, self.key = routing.normalise_gates, key
+        self.normalise_gates = routing.normalise_gates and ffn.top_k > 1
+        """Never with one expert a token: its gate would always be 1, and the loss would teach the router nothing."""
         self.weight = nn.Parameter(torch.empty(ffn.n_experts, d_model))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -42,6 +44,11 @@ class Router(nn.Module):
         """
         biased = scores.detach() if selection_bias is None else scores.detach() + selection_bias
         return biased.topk(self.top_k, dim=-1, sorted=False).indices
+
+    def gates(self, scores: Tensor, experts: Tensor) -> Tensor:
+        """Return the (tokens, top_k) scores of the selected ``experts``, divided by their sum if so configured."""
+        gates = scores.gather(-1, experts)
+        return gates / gates.sum(dim=-1, keepdim=True) if self.normalise_gates else gates
 
     @abstractmethod
     def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:

@@ -17,7 +17,5 @@ class Sigmoid(Router):
         """Assign the tokens ``x`` (tokens, d_model) to experts."""
         scores = self.logits(x).sigmoid()
         experts = self.select(scores, selection_bias)
-        gates = scores.gather(-1, experts)
-        if self.normalise_gates:
-            gates = gates / gates.sum(dim=-1, keepdim=True)
-        return Assignment(experts, gates, scores / scores.sum(dim=-1, keepdim=True), None)
+        distribution = scores / scores.sum(dim=-1, keepdim=True)
+        return Assignment(experts, self.gates(scores, experts), distribution, None)

@@ -9,7 +9,8 @@ from moe_search.proxies.model.routing import Assignment, TokenContext
 class SoftmaxTopK(Router):
     """``s = softmax(W x)``; gates are the k largest ``s``, divided by their sum if ``normalise_gates``.
 
-    Without normalisation the gates sum to less than one, and the sum tells how sure the router is.
+    Without normalisation the gates sum to less than one, and the sum tells how sure the router is. With ``top_k`` 1
+    they are never normalised: this is the router of Switch Transformer (arXiv 2101.03961, equation 2).
     """
 
     def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
@@ -17,7 +18,4 @@ class SoftmaxTopK(Router):
         logits = self.logits(x)
         scores = logits.softmax(dim=-1)
         experts = self.select(scores, selection_bias)
-        gates = scores.gather(-1, experts)
-        if self.normalise_gates:
-            gates = gates / gates.sum(dim=-1, keepdim=True)
-        return Assignment(experts, gates, scores, logits.logsumexp(dim=-1))
+        return Assignment(experts, self.gates(scores, experts), scores, logits.logsumexp(dim=-1))

@@ -10,7 +10,9 @@ class TopKSoftmax(Router):
     """Gates are ``softmax`` of the selected logits: they always sum to one, whatever ``normalise_gates`` says.
 
     Equal to ``softmax_topk`` with normalised gates (a softmax restricted to a subset is the softmax of the subset);
-    they differ where the other leaves its gates as they are. The auxiliary loss sees the softmax over all experts.
+    they differ where the other leaves its gates as they are. The softmax of a single logit is constant and would teach
+    the router nothing, so with ``top_k`` 1 the gate is the probability among all experts, which is also what the
+    auxiliary loss sees.
     """
 
     def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
@@ -18,5 +20,5 @@ class TopKSoftmax(Router):
         logits = self.logits(x)
         scores = logits.softmax(dim=-1)
         experts = self.select(scores, selection_bias)
-        gates = logits.gather(-1, experts).softmax(dim=-1)
+        gates = logits.gather(-1, experts).softmax(dim=-1) if self.top_k > 1 else scores.gather(-1, experts)
         return Assignment(experts, gates, scores, logits.logsumexp(dim=-1))

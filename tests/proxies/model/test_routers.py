@@ -52,7 +52,8 @@ def test_k_distinct_experts_and_gates_that_sum_to_one(
     assert 0 <= int(assignment.expert_index.min()) <= int(assignment.expert_index.max()) < n_experts
     assert (assignment.gates >= 0).all()
     assert assignment.gates.dtype == torch.float32
-    torch.testing.assert_close(assignment.gates.sum(-1), torch.ones(64))
+    if top_k > 1 or name == "random":
+        torch.testing.assert_close(assignment.gates.sum(-1), torch.ones(64))
     if assignment.distribution is not None:
         torch.testing.assert_close(assignment.distribution.sum(-1), torch.ones(64))
 
@@ -108,8 +109,9 @@ def test_router_runs_in_float32_under_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_gates_teach_the_router(name: str) -> None:
-    made = router(name)
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_gates_teach_the_router(name: str, top_k: int) -> None:
+    made = router(name, top_k=top_k)
     assign(made).gates[:, 0].sum().backward()  # type: ignore[no-untyped-call]
     assert made.weight.grad is not None
     assert made.weight.grad.abs().sum() > 0
