@@ -166,8 +166,8 @@ def disagreement(data: ReportInput) -> list[str]:
     inside = "inside" if best.low95 <= alone <= best.high95 else "outside"
     return [
         f"the law {fit.law.name.replace('_', ' ')} alone predicts {fixed(alone)} for this model, "
-        f"{percent(abs(alone / best.loss - 1))} {side} the {fixed(best.loss)} that the recommendation carries from another "
-        f"predictor; that is {inside} its 95 % interval"
+        f"{percent(abs(alone / best.loss - 1))} {side} the {fixed(best.loss)} that the recommendation carries from "
+        f"another predictor; that is {inside} its 95 % interval"
     ]
 
 
