@@ -13,11 +13,14 @@ from moe_search.proxies.training.recipe import batch_tokens
 from moe_search.scaling.cost import CostModel, fit_cost
 from moe_search.scaling.runs import read_runs
 from moe_search.search.problem import Problem
-from moe_search.spaces.accounting import train_flops
+from moe_search.spaces.accounting import flops_per_token, train_flops
 from moe_search.spaces.design import Scale
+from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.resolve import Resolved
 
 SECONDS_A_SIZE = 0.6
+LARGEST_STEP = {"cpu": 2e10, "cuda": 2e14}
+"""FLOPs of a timed step at most: about a second. A larger model is stood in for by a smaller one, a batch cut short."""
 
 
 def machine_speed(spec: Spec, problem: Problem, *, log: Callable[[str], None]) -> tuple[CostModel, str]:
@@ -38,48 +41,80 @@ def machine_speed(spec: Spec, problem: Problem, *, log: Callable[[str], None]) -
 
 
 def measure(spec: Spec, problem: Problem) -> pl.DataFrame:
-    """Time training steps of the space's centre at the smallest and the largest size.
+    """Time training steps of the space's centre at the smallest and the largest size that take about a second.
 
     Returns:
         One row a size, with the columns that :func:`~moe_search.scaling.cost.fit_cost` asks for.
     """
     torch.set_num_threads(spec.workers.threads)
     sizes = sorted({spec.ladder.sizes[0], spec.ladder.sizes[-1]})
-    return pl.DataFrame([_measure_size(spec, problem, size) for size in sizes])
+    rows = {}
+    for size in sizes:
+        row = _measure_size(spec, problem, size)
+        rows[row["size"]] = row
+    return pl.DataFrame(list(rows.values()))
 
 
-def _measure_size(spec: Spec, problem: Problem, size: int) -> dict[str, float]:
-    resolved = problem.resolved(problem.space.center(), Scale(n_active=size, tokens=spec.ladder.tokens[0]))
+def _measure_size(spec: Spec, problem: Problem, size: float) -> dict[str, float]:
+    device = _device(spec)
+    resolved = _within(spec, problem, size, LARGEST_STEP[device.type])
+    architecture = resolved.architecture
     batch = batch_tokens(spec.training, n_active=resolved.realised.n_active_non_embedding, seq_len=spec.shape.seq_len)
-    seconds = _seconds_a_step(resolved, batch, spec)
-    flops = train_flops(resolved.architecture, batch)
+    batch = min(batch, spec.training.micro_batch_tokens or batch)
+    affordable = LARGEST_STEP[device.type] / flops_per_token(architecture).train
+    sequences = max(int(min(batch, affordable)) // architecture.seq_len, 1)
+    seconds = _seconds_a_step(resolved, sequences, spec, device)
+    flops = train_flops(architecture, sequences * architecture.seq_len)
     return {
+        "size": float(resolved.realised.n_active_non_embedding),
         "wall_seconds": seconds,
         "paid_flops": flops,
         "train_flops": flops,
-        "tokens": float(batch),
-        "n_layers": float(resolved.architecture.n_layers),
+        "tokens": float(sequences * architecture.seq_len),
+        "n_layers": float(architecture.n_layers),
         "n_experts": resolved.realised.n_experts,
-        "batch_tokens": float(batch),
+        "batch_tokens": float(sequences * architecture.seq_len),
     }
 
 
-def _seconds_a_step(resolved: Resolved, batch: int, spec: Spec) -> float:
+def _device(spec: Spec) -> torch.device:
+    wants_cuda = spec.training.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if wants_cuda else "cpu")
+
+
+def _within(spec: Spec, problem: Problem, size: float, most: float) -> Resolved:
+    """Return the centre of the space at ``size``, or at the next smaller size of which one sequence costs ``most``."""
+    design, tokens = problem.space.center(), spec.ladder.tokens[0]
+    resolved = problem.resolved(design, Scale(n_active=round(size), tokens=tokens))
+    while flops_per_token(resolved.architecture).train * spec.shape.seq_len > most:
+        size /= 2
+        try:
+            resolved = problem.resolved(design, Scale(n_active=round(size), tokens=tokens))
+        except InvalidInputError:  # the smallest that the shape rules allow
+            break
+    return resolved
+
+
+def _seconds_a_step(resolved: Resolved, sequences: int, spec: Spec, device: torch.device) -> float:
     """Return the median time of a forward, backward and update on random tokens, after one to warm up."""
     architecture = resolved.architecture
-    model = build_model(architecture, seed=0, backend=spec.training.backend)
+    model = build_model(architecture, seed=0, backend=spec.training.backend).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, learning_rate=1e-3, weight_decay=0.1), fused=True)
     generator = torch.Generator().manual_seed(0)
-    shape = (max(batch // architecture.seq_len, 1), architecture.seq_len + 1)
-    tokens = torch.randint(architecture.vocab_size, shape, generator=generator)
+    shape = (sequences, architecture.seq_len + 1)
+    tokens = torch.randint(architecture.vocab_size, shape, generator=generator).to(device)
+    half = spec.training.precision == "bf16" or (spec.training.precision == "auto" and device.type == "cuda")
     times: list[float] = []
     while len(times) < 2 or sum(times) < SECONDS_A_SIZE:
         began = time.perf_counter()
         optimizer.zero_grad()
-        output = model.loss(tokens)
-        (output.loss + output.auxiliary_loss).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            output = model.loss(tokens)
+        (output.loss + output.auxiliary_loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         model.end_step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
     later = sorted(times[1:])
     return later[len(later) // 2]

@@ -20,7 +20,6 @@ from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
 from moe_search.experiments.workers import WorkerPool
 from moe_search.experiments.workspace import Workspace
-from moe_search.search.budget import require_one_proxy
 from moe_search.search.ledger import Ledger
 from moe_search.search.worker import next_step
 
@@ -64,17 +63,23 @@ def run_campaign(
         deadline = time.monotonic() + 60 * spec.budget.max_minutes if spec.budget.max_minutes else None
         corpus = open_campaign_corpus(spec, log)
         problem = search_problem(spec, corpus)
-        require_one_proxy(problem, [problem.space.center(), *problem.space.controls()])
         ledger = open_ledger(spec, workspace, problem)
         projection = Projection(spec, workspace, ledger, warn=warn)
         try:
             _search(
-                spec, workspace, ledger, projection, deadline=deadline, progress=CampaignProgress(console, quiet=quiet)
+                spec,
+                workspace,
+                ledger,
+                projection,
+                deadline=deadline,
+                progress=CampaignProgress(console, quiet=quiet),
             )
-        except Stopped:
-            return None
-        finally:
+        except (Stopped, KeyboardInterrupt) as ended:
             projection.update(ledger.rows())
+            if isinstance(ended, Stopped):
+                return None
+            raise
+        projection.update(ledger.rows())
         _drop_checkpoints(ledger, workspace.checkpoints)
         return conclude(spec, workspace, ledger, corpus, projection, log=log)
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.proxies.corpus import Corpus
-from moe_search.proxies.training import Progress, train_proxy
+from moe_search.proxies.training.run import Progress, train_proxy
 from moe_search.search.trial import Evaluate, Report, Trial
 from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.resolve import resolve

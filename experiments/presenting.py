@@ -96,9 +96,10 @@ def _near_optimal(recommendation: Recommendation) -> Table:
     for heading in headings:
         is_text = heading in {"schedule", "mixture"}
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "mixture")
-    for choice in recommendation.near_optimal[:SHOWN]:
+    rows: dict[tuple[str, ...], None] = {}
+    for choice in recommendation.near_optimal:
         realised = choice.realised
-        table.add_row(
+        row = (
             numbers.count(realised.n_total),
             numbers.count(realised.n_active),
             f"{realised.granularity:.2g}",
@@ -109,28 +110,22 @@ def _near_optimal(recommendation: Recommendation) -> Table:
             f"{choice.probability_best:.0%}",
             mixture_words(choice.design.mixture, most=2),
         )
+        rows[row] = None  # candidates that differ by less than can be read count as one
+    for row in list(rows)[:SHOWN]:
+        table.add_row(*row)
     return table
 
 
 def fits_table(fits: list[Fit], chosen: str = "") -> Table:
-    """Return the laws with how well they predict runs that they have not seen.
-
-    ``in 80 %`` is the share of held-out runs inside the 80 % interval; ``starts`` how many starts of the optimiser
-    reached the best one; ``loose`` how many parameters the runs do not identify.
-    """
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("law")
-    headings = (
-        "runs",
-        "held out",
-        "error",
-        "bias",
-        "in 80 %",
-        "in 95 %",
-        "starts at the best",
-        "unidentifiable",
-        "seconds",
+    """Return the laws with how well they predict runs that they have not seen."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="in 80 %: held-out runs inside the 80 % interval; starts: that reached the best optimum; "
+        "open: parameters that the runs do not identify",
+        caption_justify="left",
     )
+    table.add_column("law", no_wrap=True)
+    headings = ("runs", "held out", "error", "bias", "in 80 %", "in 95 %", "starts", "open", "time")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for fitted in fits:
@@ -180,7 +175,7 @@ def conclusion_lines(conclusion: Conclusion, folder: str) -> Iterator[str]:
     """Yield where everything lies and what to type next."""
     for warning in conclusion.warnings:
         yield f"[yellow]![/yellow] {warning}"
-    yield f"[cyan]report[/cyan]           {conclusion.report}"
+    yield f"[cyan]report[/cyan]           {folder}/report.html"
     yield f"[cyan]recommendation[/cyan]   {folder}/recommendation.json, {folder}/recommended/"
     if conclusion.lost:
         yield f"[cyan]Hugging Face[/cyan]     not exported; lost would be: {'; '.join(conclusion.lost)}"

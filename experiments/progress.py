@@ -86,11 +86,11 @@ class CampaignProgress:
 
 def _words(now: Overview) -> str:
     trials, best = now.status.trials, now.status.best
-    parts = [f"{trials.get('finished', 0)} proxies done, {len(now.status.running)} running"]
+    parts = [f"{trials.get('finished', 0)} done, {len(now.status.running)} running"]
     parts += [f"{count} {state}" for state, count in trials.items() if state not in {"finished", "running", "waiting"}]
     if best is not None:
-        parts.append(f"best {best.bpb:.3f} bits/byte (trial {best.trial}, {scale_words(best.scale)})")
-    parts.append(f"{numbers.flops(now.left_flops)} of {numbers.flops(now.status.budget.total)} FLOPs left")
+        parts.append(f"best {best.bpb:.3f} bits/byte ({scale_words(best.scale)})")
+    parts.append(f"{numbers.flops(now.left_flops)} FLOPs left")
     return " | ".join(parts)
 
 

@@ -11,8 +11,9 @@ from moe_search.experiments.architectures import validated
 from moe_search.experiments.spec.document import Document
 from moe_search.experiments.workspace import check_writable
 from moe_search.proxies.corpus import CorpusConfig, default_cache, prepare_corpus
-from moe_search.proxies.training import Progress as TrainingProgress
-from moe_search.proxies.training import TrainingRecipe, train_proxy
+from moe_search.proxies.training.recipe import TrainingRecipe
+from moe_search.proxies.training.run import Progress as TrainingProgress
+from moe_search.proxies.training.run import train_proxy
 from moe_search.scaling.runs import runs_to_frame, write_runs
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.frozen import Frozen

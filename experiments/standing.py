@@ -11,6 +11,7 @@ from moe_search.experiments import numbers
 from moe_search.experiments.overview import Overview, share
 from moe_search.experiments.planning import Plan
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.loading import shown
 from moe_search.experiments.wording import design_words, mixture_words, scale_words
 from moe_search.proxies.corpus import Corpus
 from moe_search.search.trial import Row
@@ -32,8 +33,7 @@ def plan_renderables(plan: Plan) -> Iterator[RenderableType]:
         table.add_row(
             str(number),
             scale_words(proxy.proposal.scale),
-            design_words(proxy.proposal.design)
-            + (f", seed {seed}" if (seed := proxy.proposal.seed) != plan.seed else ""),
+            design_words(proxy.proposal.design) + _other_seed(proxy.proposal.seed, plan.seed),
             proxy.shape,
             numbers.count(proxy.n_total),
             numbers.flops(proxy.flops),
@@ -55,9 +55,16 @@ def plan_renderables(plan: Plan) -> Iterator[RenderableType]:
         f"{numbers.flops(plan.remaining_flops)} FLOPs: {fewest} to {most} proxies, by size and horizon",
     )
     facts.add_row("budget", f"{numbers.flops(plan.budget_flops)} training FLOPs")
-    facts.add_row("time", f"about {numbers.duration(plan.seconds)} on {plan.workers} workers ({plan.speed})")
+    facts.add_row(
+        "time",
+        f"about {numbers.duration(plan.seconds)} on {plan.workers} worker{'s' * (plan.workers > 1)} ({plan.speed})",
+    )
     facts.add_row("memory", f"up to {numbers.size(plan.memory_bytes)} for tensors on all workers, beside the libraries")
     yield facts
+
+
+def _other_seed(seed: int, usual: int) -> str:
+    return f", seed {seed}" if seed != usual else ""
 
 
 def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[RenderableType]:
@@ -65,7 +72,7 @@ def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[Rend
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="cyan", no_wrap=True)
     facts.add_column()
-    facts.add_row("campaign", f"[bold]{spec.name}[/bold] in {spec.folder}")
+    facts.add_row("campaign", f"[bold]{spec.name}[/bold] in {shown(spec.folder)}")
     status = now.status
     facts.add_row("trials", ", ".join(f"{count} {state}" for state, count in status.trials.items()) or "none yet")
     facts.add_row(

@@ -1,6 +1,7 @@
 """Worker processes of this machine: started, watched, started again when one dies, stopped with their state saved."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from moe_search.spaces.errors import InvalidInputError, ResourceError
 
 MAX_RESTARTS = 3
 """Of one worker; more deaths than that are no accident."""
+LEAST_FREE_BYTES = 1_000_000
+"""Below this a disk counts as full: a worker cannot even say why it died."""
 
 
 @dataclass
@@ -79,6 +82,8 @@ class WorkerPool:
     def _revive(self, worker: _Worker, code: int) -> None:
         if code == ExitCode.USAGE:
             raise InvalidInputError(_last_words(worker.log))
+        if shutil.disk_usage(self.logs).free < LEAST_FREE_BYTES:
+            raise ResourceError(f"a worker died because the disk of {self.logs} is full; free some space, then go on")
         if worker.restarts >= MAX_RESTARTS:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise ResourceError(f"a worker died {worker.restarts + 1} times ({how}): {_last_words(worker.log)}")

@@ -1,5 +1,6 @@
 """The folder of a campaign: which file is where, who may write, and whose campaign it is."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -53,15 +54,21 @@ class Workspace:
         check_writable(self.folder)
         if self.exists:
             self._check_same(spec)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.logs.mkdir(exist_ok=True)
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InvalidInputError(
+                f"{self.folder} cannot be created ({error.strerror})", where="folder", fix="choose another folder"
+            ) from None
         write_text(self.spec_file, resolved_text(spec, source))
 
     def _check_same(self, spec: Spec) -> None:
         before = load_spec(self.spec_file)
         for name in DECIDING_FIELDS:
             old, new = getattr(before, name), getattr(spec, name)
-            if old == new or _absolute(old) == _absolute(new):
+            if old == new:
                 continue
             field = name
             if hasattr(old, "model_dump") and hasattr(new, "model_dump"):
@@ -95,15 +102,6 @@ class Workspace:
             handle.write(str(os.getpid()))
             handle.flush()
             yield
-
-
-def _absolute(value: object) -> object:
-    """Return a corpus with absolute paths, so that a relative and a resolved copy of it compare equal."""
-    source = getattr(value, "source", None)
-    if isinstance(source, dict):
-        absolute = {domain: tuple(str(Path(path).resolve()) for path in paths) for domain, paths in source.items()}
-        return value.replace(source=absolute)  # type: ignore[attr-defined]
-    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,14 +36,17 @@ def run(
     """
     from moe_search.experiments.campaign import run_campaign
     from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
-    from moe_search.experiments.spec.loading import load_spec
+    from moe_search.experiments.spec.loading import load_spec, shown
 
     chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers else [])]
     campaign = load_spec(spec, chosen)
     command = shlex.join(["moe-search", *sys.argv[1:]])
-    conclusion = run_campaign(
-        campaign, command=command, console=talk, quiet=quiet, log=(lambda _: None) if quiet else note, warn=warn
-    )
+    log = (lambda _: None) if quiet else note
+    try:
+        conclusion = run_campaign(campaign, command=command, console=talk, quiet=quiet, log=log, warn=warn)
+    except KeyboardInterrupt:
+        talk.print("interrupted; the same command continues", soft_wrap=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if conclusion is None:
         talk.print(f"stopped after {campaign.budget.max_minutes:g} minutes; the same command continues", soft_wrap=True)
         raise typer.Exit(ExitCode.STOPPED)
@@ -55,9 +57,5 @@ def run(
         out.print("[heading]Scaling laws on the held-out largest scale[/heading] (* is used)")
         out.print(fits_table(list(conclusion.comparison.fits), conclusion.comparison.chosen))
     out.print(recommendation_panel(conclusion.recommendation, conclusion.predictor))
-    for line in conclusion_lines(conclusion, _shown(campaign.folder)):
+    for line in conclusion_lines(conclusion, shown(campaign.folder)):
         out.print(line, soft_wrap=True)
-
-
-def _shown(folder: Path) -> str:
-    return str(folder)

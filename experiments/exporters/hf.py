@@ -90,7 +90,9 @@ def _round_trip_losses(architecture: Architecture) -> Iterator[str]:
     """Yield what reading the config back does not give: the net under the rules above."""
     ours = architecture.replace(name="", routing=Routing())
     theirs = architecture_from_config(config(architecture)).replace(name="", routing=Routing())
-    for name in type(ours).model_fields:
+    for name in sorted(
+        set(type(ours).model_fields) - {"seq_len"}
+    ):  # readers cap the sequence length, the config has it
         if getattr(ours, name) != getattr(theirs, name):
             yield f"the field {name}" if name == "layers" else f"{name} = {getattr(ours, name)}"
 

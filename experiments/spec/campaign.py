@@ -91,6 +91,18 @@ class Spec(Frozen):
             return {"vocab_size": corpus.vocab_size, **shape}
         return shape
 
+    @field_validator("storage")
+    @classmethod
+    def _known_storage(cls, storage: str | None) -> str | None:
+        scheme = storage.partition("://")[0] if storage and "://" in storage else "sqlite"
+        if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
+            raise InvalidInputError(
+                f"{scheme} is no storage for a campaign",
+                allowed="a path, sqlite:///FILE, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
+                fix="leave storage out: a journal file in the folder",
+            )
+        return storage
+
     @field_validator("laws")
     @classmethod
     def _some_law(cls, laws: tuple[str, ...]) -> tuple[str, ...]:

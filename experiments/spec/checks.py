@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+from moe_search.experiments.opening import planned_problem
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import check_writable
 from moe_search.proxies.corpus.local_files import expand
+from moe_search.proxies.training.recipe import batch_tokens
+from moe_search.proxies.training.schedule import plan_horizons
+from moe_search.search.budget import require_one_proxy
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.resolve import resolve
@@ -19,6 +23,7 @@ def check_possible(spec: Spec) -> None:
     check_writable(spec.folder)
     check_text(spec)
     check_shapes(spec)
+    require_one_proxy(planned_problem(spec), list(_typical(spec)))
 
 
 def check_text(spec: Spec) -> None:
@@ -50,7 +55,7 @@ def check_shapes(spec: Spec) -> None:
         for size in spec.ladder.sizes:
             scale = Scale(n_active=size, tokens=spec.ladder.tokens[0])
             try:
-                resolve(design, scale, spec.shape)
+                n_active = resolve(design, scale, spec.shape).realised.n_active_non_embedding
             except InvalidInputError as error:
                 where = "ladder.sizes" if error.where == "n_active" else f"space.{error.where}".rstrip(".")
                 raise InvalidInputError(
@@ -59,6 +64,19 @@ def check_shapes(spec: Spec) -> None:
                     allowed=error.allowed,
                     fix=error.fix,
                 ) from None
+            _check_horizons(spec, n_active)
+
+
+def _check_horizons(spec: Spec, n_active: int) -> None:
+    """Make sure that every horizon is long enough for warm-up and decay at the batch of a size."""
+    recipe = spec.training
+    batch = batch_tokens(recipe, n_active=n_active, seq_len=spec.shape.seq_len)
+    try:
+        plan_horizons(
+            spec.ladder.tokens, batch_tokens=batch, decay_share=recipe.decay_share, warmup_steps=recipe.warmup_steps
+        )
+    except InvalidInputError as error:
+        raise InvalidInputError(error.what, where="ladder.tokens", allowed=error.allowed, fix=error.fix) from None
 
 
 def _typical(spec: Spec) -> Iterator[Design]:

@@ -129,15 +129,21 @@ def _range(location: Location, model: type[BaseModel]) -> str:
     name = str(location[-1])
     for owner in _models_at(location[:-1], model):
         if name in _fields(owner):
-            rules = [entry for entry in _fields(owner)[name].metadata if any(hasattr(entry, b) for b in _BOUNDS)]
-            low = next(
-                (f"{getattr(r, b)} {s}" for r in rules for b, s in (("ge", "<="), ("gt", "<")) if hasattr(r, b)), ""
-            )
-            high = next(
-                (f"{s} {getattr(r, b)}" for r in rules for b, s in (("le", "<="), ("lt", "<")) if hasattr(r, b)), ""
-            )
-            return " ".join(part for part in (low, name, high) if part) if low or high else ""
+            field = _fields(owner)[name]
+            rules = [*field.metadata, *_metadata_in(field.annotation)]
+            bounds = {bound: getattr(rule, bound) for rule in rules for bound in _BOUNDS if hasattr(rule, bound)}
+            low = [f"{bounds[bound]} {sign}" for bound, sign in (("ge", "<="), ("gt", "<")) if bound in bounds]
+            high = [f"{sign} {bounds[bound]}" for bound, sign in (("le", "<="), ("lt", "<")) if bound in bounds]
+            return " ".join([*low[:1], name, *high[:1]]) if low or high else ""
     return ""
+
+
+def _metadata_in(annotation: Any) -> Iterator[Any]:
+    """Yield the metadata of every ``Annotated`` in an annotation, such as that of ``PositiveInt | None``."""
+    if get_origin(annotation) is Annotated:
+        yield from get_args(annotation)[1:]
+    for argument in get_args(annotation):
+        yield from _metadata_in(argument)
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -30,25 +30,38 @@ def load_spec(path: Path, settings: Sequence[str] = ()) -> Spec:
         path = path / SPEC_FILE
     document = Document.read(path).override(settings)
     try:
-        return Spec.model_validate(document.data)
+        return _absolute(Spec.model_validate(document.data))
     except ValidationError as error:
         raise explain(error, document, Spec) from None
     except InvalidInputError as error:
         raise relocate(error, (), document) from None
 
 
+def _absolute(spec: Spec) -> Spec:
+    """Return ``spec`` with absolute paths: the same campaign from whatever directory a command is started in."""
+    corpus = spec.corpus
+    if isinstance(corpus.source, dict):
+        source = {
+            domain: tuple(str(Path(path).expanduser().absolute()) for path in paths)
+            for domain, paths in corpus.source.items()
+        }
+        corpus = corpus.replace(source=source)
+    return spec.replace(folder=spec.folder.expanduser().absolute(), corpus=corpus)
+
+
+def shown(path: Path) -> str:
+    """Return a path as a person would type it here: relative where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def resolved_text(spec: Spec, source: str) -> str:
     """Return the specification with every default written out, as YAML.
 
     Args:
-        spec: what is written; paths become absolute, so that the copy works from everywhere.
+        spec: what is written; its paths are absolute, so that the copy works from everywhere.
         source: the command that made it, for the comment on top.
     """
     data = spec.model_dump(mode="json")
-    data["folder"] = str(spec.folder.resolve())
-    if isinstance(spec.corpus.source, dict):
-        data["corpus"]["source"] = {
-            domain: [str(Path(path).resolve()) for path in paths] for domain, paths in spec.corpus.source.items()
-        }
     head = f"# The resolved specification of this campaign: every default written out. Made by: {source}\n"
     return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,161 @@
+"""A whole campaign through the command line: what it leaves behind, and that doing it again changes nothing."""
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from moe_search.spaces.architecture import Architecture
+
+
+def test_it_ends_with_a_recommendation_a_report_and_the_way_to_the_ui(finished: Any) -> None:
+    campaign, done = finished
+    results = campaign.folder / "results"
+    for said in (
+        "Recommended:",
+        "95 % interval",
+        "held fixed",
+        "extrapolated",
+        "results/report.html",
+        "moe-search ui results",
+    ):
+        assert said in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "100%" in done.stderr or "done" in done.stderr, "plain lines of progress where there is no terminal"
+    assert "\x1b[" not in done.stdout + done.stderr
+    html = (results / "report.html").read_text()
+    assert html.lower().startswith("<!doctype html>")
+    assert "http" not in html.split("<body")[0].replace("http-equiv", ""), "nothing is fetched"
+    recommendation = json.loads((results / "recommendation.json").read_text())
+    assert recommendation["best"]["low95"] < recommendation["best"]["loss"] < recommendation["best"]["high95"]
+    assert recommendation["best"]["train_flops"] <= 1e18
+    Architecture.model_validate_json((results / "recommended" / "architecture.json").read_text())
+    assert not list((results / "checkpoints").glob("*")), "finished trials need no checkpoints"
+
+
+def test_every_proxy_is_a_run_and_learns_something(finished: Any) -> None:
+    campaign, _ = finished
+    runs = pl.read_parquet(campaign.folder / "results" / "runs.parquet")
+    assert (runs["status"] == "finished").all()
+    assert (runs["bpb"] < 8).all()
+    assert set(runs["router"].unique()) >= {"softmax_topk", "random", "none"}, "controls are among them"
+    longest = runs.filter(pl.col("tokens") == runs["tokens"].max())
+    assert (longest["loss"] < longest["unigram_loss"]).all()
+    assert {"bpb/prose", "weight/code", "loss/lists"} <= set(runs.columns)
+    two = runs.filter(pl.col("trial") == 1).sort("tokens")
+    assert two.height == 2, "one trunk gives a run for each horizon"
+    assert two["bpb"][1] < two["bpb"][0]
+
+
+def test_status_tells_how_it_stands(finished: Any) -> None:
+    campaign, _ = finished
+    status = campaign.json("status", "results")
+    assert status["trials"] == {"finished": max(row[0] for row in campaign.table()) + 1}
+    assert 0.8 < status["budget"]["spent_share"] <= 1
+    assert status["best"]["bpb"] > 0
+    assert status["running"] == []
+    assert "bits/byte" in campaign("status", "campaign.yaml").stdout
+
+
+def test_running_it_again_trains_nothing_and_says_the_same(finished: Any) -> None:
+    campaign, done = finished
+    before, table = (campaign.folder / "results" / "journal.log").read_bytes(), campaign.table()
+    again = campaign("run", "campaign.yaml")
+    assert again.returncode == 0, again.stderr
+    assert campaign.table() == table
+    assert (campaign.folder / "results" / "journal.log").read_bytes() == before
+    start = again.stdout.index("Recommended:")
+    assert again.stdout[start:] == done.stdout[done.stdout.index("Recommended:") :]
+
+
+def test_mlflow_has_one_parent_and_a_closed_child_for_every_trial(finished: Any) -> None:
+    campaign, _ = finished
+    with sqlite3.connect(campaign.folder / "results" / "mlflow.db") as database:
+        states = dict(database.execute("select status, count(*) from runs group by status").fetchall())
+        tags = database.execute("select key, count(*) from tags group by key").fetchall()
+        steps = database.execute("select distinct step from metrics where key = 'bpb' order by step").fetchall()
+    trials = max(row[0] for row in campaign.table()) + 1
+    assert states == {"FINISHED": trials + 1}
+    counted = dict(tags)
+    for tag in ("status", "n_active", "tokens", "granularity", "activation_ratio", "router", "schedule"):
+        assert counted[tag] >= trials
+    assert counted["mlflow.parentRunId"] == trials
+    assert [step for (step,) in steps] == [12_288, 24_576], "steps are tokens"
+
+
+def test_the_read_verbs_speak_json(finished: Any, tmp_path: Path) -> None:
+    campaign, _ = finished
+    plan = campaign.json("plan", "campaign.yaml")
+    assert plan["initial"][0]["train_flops"] > 0
+    assert {"scale", "design", "shape", "seconds", "memory_bytes", "reason"} <= set(plan["initial"][0])
+    assert "own" in plan["speed"], "a campaign that has runs predicts times from them"
+    fits = campaign.json("fit", "results", "--law", "chinchilla", "--cluster", "trial", "--resamples", "50")
+    assert fits[0]["law"] == "chinchilla"
+    assert {"value", "se", "low", "high"} == set(fits[0]["parameters"]["E"])
+    chosen = campaign.json("recommend", "results", "--train-flops", "1e19", "--memory-gb", "8")
+    assert chosen["best"]["inference_gb"] <= 8
+    assert chosen["target"]["train_flops"] == 1e19
+    shown = campaign.json("corpus", "show", "campaign.yaml")
+    assert [row["domain"] for row in shown["domains"]] == ["code", "lists", "prose"]
+    counted = campaign.json("count", "results/recommended")
+    assert counted["n_total"] >= counted["n_active"] > counted["n_active_non_embedding"]
+
+
+def test_a_fit_file_recommends_without_the_campaign(finished: Any) -> None:
+    campaign, _ = finished
+    assert campaign("fit", "results", "--law", "joint", "--resamples", "50", "-o", "fit.json").returncode == 0
+    chosen = campaign.json("recommend", "fit.json", "--train-flops", "1e18")
+    assert chosen["predictor"] == "the law joint"
+    refused = campaign("recommend", "fit.json")
+    assert refused.returncode == 2
+    assert "--train-flops" in refused.stderr
+
+
+def test_a_report_can_be_written_again(finished: Any) -> None:
+    campaign, _ = finished
+    assert campaign("report", "results", "-o", "again.html").returncode == 0
+    assert campaign("report", "results/runs.parquet", "--law", "chinchilla", "-o", "table.html").returncode == 0
+    for name in ("again.html", "table.html"):
+        assert "plotly" in (campaign.folder / name).read_text()
+
+
+def test_a_changed_specification_is_not_mixed_into_old_results(finished: Any) -> None:
+    campaign, _ = finished
+    other = campaign("run", "campaign.yaml", "--set", "training.decay_share=0.3")
+    assert other.returncode == 2
+    assert "training.decay_share" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+def test_one_proxy_outside_a_campaign(finished: Any) -> None:
+    campaign, _ = finished
+    (campaign.folder / "one.yaml").write_text(
+        "design: {granularity: 2, activation_ratio: 0.5, n_experts: 4, mixture: {prose: 0.5, code: 0.5}}\n"
+        "scale: {n_active: 12_000, tokens: 8192}\n"
+        "rules: {seq_len: 64, head_dim: 8, d_model_multiple: 8, vocab_size: 512}\n"
+        "training: {batch_tokens: 512, warmup_steps: 2, evaluation_tokens: 1024}\n"
+        + "corpus:"
+        + (campaign.folder / "campaign.yaml").read_text().split("corpus:")[1].split("space:")[0]
+    )
+    runs = campaign.json("train", "one.yaml", "--tokens", "4096", "--tokens", "8192", "-o", "one")
+    assert [run["tokens"] for run in runs] == [4096, 8192]
+    began = time.monotonic()
+    assert (
+        campaign.json("train", "one.yaml", "--tokens", "4096", "--tokens", "8192", "-o", "one")[1]["bpb"]
+        == runs[1]["bpb"]
+    )
+    assert time.monotonic() - began < 60
+    assert pl.read_parquet(campaign.folder / "one" / "runs.parquet").height == 2
+
+
+@pytest.mark.slow
+def test_a_second_seed_is_another_campaign_and_the_same_seed_the_same(new_campaign: Any) -> None:
+    first, second, third = new_campaign(seed=1), new_campaign(seed=1), new_campaign(seed=2)
+    for campaign, workers in ((first, "1"), (second, "3"), (third, "2")):
+        assert campaign("run", "campaign.yaml", "--workers", workers).returncode == 0
+    assert first.table() == second.table(), "the number of workers does not matter"
+    assert first.table() != third.table()

@@ -1,0 +1,114 @@
+"""Whatever ends a campaign early, the same command continues it, and the trial table comes out the same."""
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUDGET = 3e10
+
+
+def wait_until_training(campaign: Any, process: Any, seconds: float = 120) -> None:
+    """Return once a trial has left a checkpoint."""
+    deadline = time.monotonic() + seconds
+    while not list((campaign.folder / "results" / "checkpoints").glob("*/*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no trial has begun"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_exits_130_with_nothing_running_and_the_same_command_continues(
+    new_campaign: Any, descendants: Any
+) -> None:
+    campaign = new_campaign(budget=BUDGET)
+    process = campaign.start("run", "campaign.yaml")
+    wait_until_training(campaign, process)
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "the same command continues" in said
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()], "the workers have ended"
+    started = campaign.json("status", "campaign.yaml")
+    assert not any(running["is_held"] for running in started["running"])
+    done = campaign("run", "campaign.yaml")
+    assert done.returncode == 0, done.stderr
+    ended = campaign.json("status", "campaign.yaml")["trials"]["finished"]
+    assert ended > started["trials"].get("finished", 0)
+
+
+def test_the_wall_clock_limit_exits_3_and_the_same_command_continues(new_campaign: Any) -> None:
+    campaign = new_campaign(budget=BUDGET)
+    stopped = campaign("run", "campaign.yaml", "--set", "budget.max_minutes=0.02")
+    assert stopped.returncode == 3, stopped.stderr
+    assert "the same command continues" in stopped.stderr
+    assert campaign("status", "campaign.yaml").returncode == 0
+
+
+def test_a_second_run_on_the_same_folder_is_refused(new_campaign: Any, kill_all: Any) -> None:
+    campaign = new_campaign(budget=BUDGET)
+    process = campaign.start("run", "campaign.yaml")
+    try:
+        wait_until_training(campaign, process)
+        second = campaign("run", "campaign.yaml")
+        assert second.returncode == 2
+        assert f"process {process.pid}" in second.stderr
+        helper = campaign.start("worker", "results")
+        time.sleep(3)
+        helper.send_signal(signal.SIGINT)
+        _, said = helper.communicate(timeout=60)
+        assert helper.returncode in {0, 130}, said
+        assert "Traceback" not in said
+    finally:
+        kill_all(process)
+
+
+def test_workers_do_not_outlive_a_killed_parent(new_campaign: Any, descendants: Any) -> None:
+    campaign = new_campaign(budget=BUDGET)
+    process = campaign.start("run", "campaign.yaml")
+    wait_until_training(campaign, process)
+    below = descendants(process.pid)
+    assert len(below) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < deadline, "a worker goes on without its parent"
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_is_replaced(new_campaign: Any, descendants: Any) -> None:
+    campaign = new_campaign(budget=BUDGET)
+    process = campaign.start("run", "campaign.yaml")
+    wait_until_training(campaign, process)
+    for pid in descendants(process.pid):
+        signal.pidfd_send_signal(__import__("os").pidfd_open(pid), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_kills_do_not_change_the_trial_table(new_campaign: Any, kill_all: Any, seed: int) -> None:
+    unbroken, broken = new_campaign(seed=seed), new_campaign(seed=seed)
+    assert unbroken("run", "campaign.yaml").returncode == 0
+    draw = random.Random(seed)
+    for _ in range(6):
+        process = broken.start("run", "campaign.yaml")
+        deadline = time.monotonic() + draw.uniform(3, 15)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        if draw.random() < 0.5:
+            kill_all(process)
+        else:
+            process.kill()
+            process.communicate()
+    done = broken("run", "campaign.yaml")
+    assert done.returncode == 0, done.stderr
+    assert broken.table() == unbroken.table()
