@@ -9,6 +9,7 @@ another seed measures the noise. It depends on the problem alone, so its trials 
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from moe_search.search.budget import require_one_proxy
 from moe_search.search.problem import Problem
@@ -35,23 +36,35 @@ def initial_design(problem: Problem) -> tuple[Proposal, ...]:
     require_one_proxy(problem, [centre])
     allowed = problem.initial_share * problem.budget_flops
     top = _top(problem, centre, allowed)
-    chosen: dict[tuple[Design, Scale, int], Proposal] = {}
+    chosen: list[Proposal] = []
     spent = 0.0
-    for design, scale, seed, reason in _wanted(problem, centre, top):
+    for wanted in _wanted(problem, centre, top):
+        design, scale = wanted.design, wanted.scale
+        trunks = [p.scale for p in chosen if p.design == design and p.scale.n_active == scale.n_active]
+        if not wanted.is_repeat and any(trunk.tokens >= scale.tokens for trunk in trunks):
+            continue  # a decay branch of that trunk is this very run
         cost = problem.cost(design, scale)
-        key = design, scale, seed
-        is_first = not chosen and cost <= problem.budget_flops
-        if key not in chosen and (is_first or spent + cost <= allowed):
-            spent += cost
-            chosen[key] = Proposal(design=design, scale=scale, seed=seed, reason=reason, predicted_cost=cost)
-    return tuple(chosen.values())
+        if spent + cost > (allowed if chosen else problem.budget_flops):
+            continue
+        spent += cost
+        seed = problem.seed + len(trunks)
+        reason = f"initial design: {wanted.reason}"
+        chosen.append(Proposal(design=design, scale=scale, seed=seed, reason=reason, predicted_cost=cost))
+    return tuple(chosen)
 
 
-def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[tuple[Design, Scale, int, str]]:
-    """Yield design, scale, seed and reason, most needed first."""
-    low, middle, seed = _low(problem, centre, top), _middle(problem, centre, top), problem.seed
-    yield centre, low, seed, "initial design: the centre of the space at the low scale anchors the law"
-    yield centre, top, seed, "initial design: the centre of the space near the ladder's top anchors the law"
+class _Wanted(NamedTuple):
+    design: Design
+    scale: Scale
+    reason: str
+    is_repeat: bool = False
+
+
+def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[_Wanted]:
+    """Yield what should be run, most needed first."""
+    low, middle = _low(problem, centre, top), _middle(problem, centre, top)
+    yield _Wanted(centre, low, "the centre of the space at the low scale anchors the law")
+    yield _Wanted(centre, top, "the centre of the space near the ladder's top anchors the law")
     controls = [("dense" if design.ffn == "dense" else "random-router", design) for design in problem.space.controls()]
     for name, design in controls:
         if not problem.is_feasible(design):
@@ -60,20 +73,15 @@ def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[tuple[Desi
                 where="space.controls",
                 fix="leave that control out, or widen the shape rules",
             )
-        yield design, low, seed, f"initial design: the {name} control at the low scale"
-    yield centre, low, seed + 1, "initial design: the centre again with another seed measures the noise"
-    yield centre, middle, seed, "initial design: the centre of the space at the middle scale anchors the law"
+        yield _Wanted(design, low, f"the {name} control at the low scale")
+    yield _Wanted(centre, low, "the centre again with another seed measures the noise", is_repeat=True)
+    yield _Wanted(centre, middle, "the centre of the space at the middle scale anchors the law")
     for name, design in controls:
-        yield design, middle, seed, f"initial design: the {name} control at the middle scale"
+        yield _Wanted(design, middle, f"the {name} control at the middle scale")
     for index, design in enumerate(_spread(problem)):
-        yield design, low, seed, f"initial design: design {index + 1} of those spread over the space, at the low scale"
+        yield _Wanted(design, low, f"design {index + 1} of those spread over the space, at the low scale")
         if index % MIDDLE_EVERY == 0:
-            yield (
-                design,
-                middle,
-                seed,
-                f"initial design: spread design {index + 1} at a second scale, to compare rankings",
-            )
+            yield _Wanted(design, middle, f"spread design {index + 1} at a second scale, to compare rankings")
 
 
 def _spread(problem: Problem) -> list[Design]:

@@ -1,15 +1,16 @@
 """What the surrogate learns from: one observation for every run, failures included.
 
 The loss of a diverged run says little more than that it was bad: its spread (1.5 in the step-law tables against a
-useful range of .05) would drown everything else. So a run without a loss, or one far above the law of the others, is
-entered as *bad*: at the largest residual that still counts as ordinary. The surrogate then avoids its neighbourhood
-without believing in cliffs.
+useful range of .05) would drown everything else. So a loss far above the law of the others is entered at the largest
+residual that still counts as ordinary, and a run without a loss as the worst of those that have one; both are marked as
+*bad*, for the surrogate to take them with doubt.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moe_search.search.law_mean import Array, LawMean, fit_law_mean
 from moe_search.search.problem import Problem
@@ -29,10 +30,12 @@ class Observations(NamedTuple):
     """As realised."""
     log_loss: Array
     """Natural logarithm of bits per byte, ``(n,)``."""
+    is_bad: npt.NDArray[np.bool_]
+    """Whether ``log_loss`` stands for a loss that is missing or absurd, ``(n,)``."""
     trunks: Array
     """Trial number ``(n,)``: runs of one trunk share part of their noise."""
-    is_last: Array
-    """Whether a run is its trial's longest, ``(n,)`` bool."""
+    is_last: npt.NDArray[np.bool_]
+    """Whether a run is its trial's longest, ``(n,)``."""
     law: LawMean
 
 
@@ -55,12 +58,15 @@ def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
         return None
     log_n, log_d = log_scales(scales)
     law = fit_law_mean(log_n[known], log_d[known], raw[known])
-    value = law.value(log_n, log_d)
-    ceiling = value + ORDINARY * law.scatter
+    residual = raw - law.value(log_n, log_d)
+    is_bad = ~(residual <= ORDINARY * law.scatter)  # also where there is none
+    residual[is_bad & known] = ORDINARY * law.scatter
+    residual[~known] = max(float(residual[known].max()), 0.0)
     return Observations(
         designs=designs,
         scales=scales,
-        log_loss=np.minimum(np.where(known, raw, ceiling), ceiling),
+        log_loss=law.value(log_n, log_d) + residual,
+        is_bad=is_bad,
         trunks=np.array([trial.number for trial, _, _ in found], dtype=np.float64),
         is_last=np.array([last for _, _, last in found], dtype=bool),
         law=law,
@@ -78,8 +84,9 @@ def repeat_variance(observations: Observations) -> tuple[float, int]:
     """Return the pooled variance of log loss between seeds of one (design, scale), and its degrees of freedom."""
     groups: dict[tuple[Design, Scale], list[float]] = {}
     keys = zip(observations.designs, observations.scales, strict=True)
-    for key, value in zip(keys, observations.log_loss.tolist(), strict=True):
-        groups.setdefault(key, []).append(value)
+    for key, value, bad in zip(keys, observations.log_loss.tolist(), observations.is_bad, strict=True):
+        if not bad:
+            groups.setdefault(key, []).append(value)
     repeats = [np.array(values) for values in groups.values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in repeats)
     squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in repeats)

@@ -140,16 +140,14 @@ def _next_informed(
     target = believer.encode_realised(designs, [problem.target_scale] * len(designs))
     means = believer.mean_at(target)
     best = int(means.argmin())
-    top_cost = problem.cost(designs[best], problem.ladder.top)
 
-    allowed, why = _allowed(problem, rows, designs, remaining, top_cost)
+    allowed, why = _allowed(problem, rows, designs, means, remaining)
     if not allowed:
         return None
-    repeat = _repeat(problem, rows, designs, means, remaining) if why == "" else None
-    if repeat is not None:
+    if why == "" and (repeat := _repeat(problem, rows, designs, means, remaining)) is not None:
         return _proposal(problem, rows, believer, repeat, "the best design so far again, to measure the noise")
-    if why.startswith("the last") and not _was_run(rows, designs[best], problem.ladder.top):
-        return _proposal(problem, rows, believer, Option(designs[best], problem.ladder.top, top_cost), why)
+    if len(allowed) == 1:
+        return _proposal(problem, rows, believer, allowed[0], why or "the only run that the budget still pays for")
 
     inputs = _encode_options(problem, believer, allowed)
     gain = knowledge_gradient(
@@ -170,9 +168,17 @@ def _next_informed(
 
 
 def _allowed(
-    problem: Problem, rows: Sequence[Row], designs: Sequence[Design], remaining: float, top_cost: float
+    problem: Problem, rows: Sequence[Row], designs: Sequence[Design], means: Tensor, remaining: float
 ) -> tuple[list[Option], str]:
-    """Return the options that budget and guards leave, and the guard that spoke ("" if none did)."""
+    """Return the options that budget and guards leave, and the guard that spoke ("" if none did).
+
+    Args:
+        problem: names ladder and guards.
+        rows: finished and pending.
+        designs: candidates.
+        means: what each is expected to reach at the target ``(n_designs,)``; less is better.
+        remaining: training FLOPs.
+    """
     top = problem.ladder.top
     options = [
         Option(design, scale, problem.cost(design, scale)) for design in designs for scale in problem.ladder.scales()
@@ -181,20 +187,22 @@ def _allowed(
     at_top = [option for option in options if option.scale == top]
     if not at_top:
         return options, ""
-    below = 0
-    spent = 0.0
+    rank = dict(zip(designs, means.tolist(), strict=True))
+    best = min(at_top, key=lambda option: rank[option.design])
+    below, spent = 0, 0.0
     for row in reversed(rows[len(initial_design(problem)) :]):
         if row.trial.scale == top:
             break
         below += 1
         spent += row.trial.predicted_cost
-    if below >= problem.max_below_top or spent >= top_cost:
+    if below >= problem.max_below_top or spent >= best.cost:
         return at_top, f"the ladder's top is due after {below} cheaper trials"
-    reserve = top_cost if top_cost <= remaining else 0.0
-    spare = [option for option in options if option.scale == top or option.cost <= remaining - reserve]
-    if all(option.scale == top for option in spare):
-        return at_top, "the last run at the ladder's top that the budget pays for goes to the best design"
-    return spare, ""
+    spare = [option for option in options if option.scale == top or option.cost <= remaining - best.cost]
+    if any(option.scale != top for option in spare):
+        return spare, ""
+    why = "the last run at the ladder's top that the budget pays for"
+    was_run = any(row.trial.design == best.design and row.trial.scale == top for row in rows)
+    return (at_top, why) if was_run else ([best], f"{why} goes to the best design")
 
 
 def _candidates(problem: Problem, rows: Sequence[Row], surrogate: Surrogate) -> list[Design]:
@@ -259,10 +267,6 @@ def _blind(problem: Problem, rows: Sequence[Row], remaining: float) -> Proposal 
             reason = "no run has given a loss yet: the next design spread over the space, at the cheapest scale"
             return Proposal(design=design, scale=scale, seed=problem.seed, reason=reason, predicted_cost=cost)
     return None
-
-
-def _was_run(rows: Sequence[Row], design: Design, scale: Scale) -> bool:
-    return any(row.trial.design == design and row.trial.scale == scale for row in rows)
 
 
 def _proposal(problem: Problem, rows: Sequence[Row], surrogate: Surrogate, option: Option, reason: str) -> Proposal:

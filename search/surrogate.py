@@ -11,9 +11,9 @@ follows the
 
   with log compute ``c`` zero at the ladder's top: an effect that all scales share, one that grows or turns with scale
   (rankings that change), and what is peculiar to a scale.
-- ``trunk``: noise that runs of one trunk have in common (initialisation, data order); ``noise``: the rest. Both start
-from
-  seed repeats where there are any. It is simple: a trunk's runs are equally correlated, whatever their horizons.
+- ``trunk``: noise that runs of one trunk have in common (initialisation, data order), whatever their horizons;
+  ``noise``: the rest. Both start from seed repeats where there are any. A bad trunk (diverged, absurd) has more of it:
+  one is hardly believed, many of them in one region are.
 
 Hyper-parameters are few, with priors in units of the scatter about the law, and at their posterior maximum (MAP). The
 class is a BoTorch model; ``predict`` and what the acquisition needs take the exact joint posterior from one Cholesky
@@ -49,11 +49,13 @@ MAX_FIT_STEPS = 40
 TYPICAL_NOISE = 4e-3
 """Standard deviation of log bpb between seeds before any repeat has been seen: 0.4 %."""
 LEAST_NOISE = 2e-4
+DOUBT = 2.0
+"""Standard deviation of the additional noise of a bad trunk, in units of the scatter about the law."""
 SQRT5 = math.sqrt(5.0)
 
 
 class DesignScaleKernel(Kernel):  # type: ignore[misc]
-    """Covariance of everything but the independent noise; columns: features, log N, log D, trunk (-1: none).
+    """Covariance of everything but the independent noise; columns: features, log N, log D, trunk (-1: none), bad.
 
     Args:
         law: fitted mean.
@@ -81,11 +83,12 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.law, self.n_features = law, n_features
+        self.doubt = (DOUBT * law.scatter) ** 2
         self.register_buffer("top", torch.tensor(top, dtype=torch.float64))
         self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
         # Distances grow as sqrt(d); lengths that grow alike keep the prior's complexity (Hvarfner et al. 2024).
         length = 0.8 * math.sqrt(max(n_features, 1))
-        amplitudes = [law.scatter, 0.3 * law.scatter, 0.25 * law.scatter, noise / math.sqrt(2)]
+        amplitudes = [law.scatter, 0.5 * law.scatter, 0.3 * law.scatter, noise / math.sqrt(2)]
         mean = torch.tensor([length] * n_features + amplitudes, dtype=torch.float64).log()
         spread = torch.tensor([0.8] * n_features + [0.6] * 3 + [noise_spread], dtype=torch.float64)
         self.register_buffer("prior_mean", mean)
@@ -101,8 +104,9 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
         """Return the prior variance ``(..., n)``."""
         shared, drift, local, trunk = (2 * self.log_parameters[self.n_features :]).exp()
         compute = self._scale(x).mean(-1)
-        has_trunk = x[..., self.n_features + 2] >= 0
-        variance: Tensor = shared + drift * compute**2 + local + trunk * has_trunk + self._law_root(x).square().sum(-1)
+        has_trunk, is_bad = x[..., self.n_features + 2] >= 0, x[..., self.n_features + 3]
+        noise = (trunk + self.doubt * is_bad) * has_trunk
+        variance: Tensor = shared + drift * compute**2 + local + noise + self._law_root(x).square().sum(-1)
         return variance
 
     def covariance(self, log_parameters: Tensor, x1: Tensor, x2: Tensor) -> Tensor:
@@ -119,8 +123,9 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
 
         trunk1, trunk2 = x1[..., :, None, d + 2], x2[..., None, :, d + 2]
         one_trunk = (trunk1 == trunk2) & (trunk1 >= 0)
+        doubt = self.doubt * x1[..., :, None, d + 3] * x2[..., None, :, d + 3]
         law = self._law_root(x1) @ self._law_root(x2).mT
-        covariance: Tensor = design_part * scale_part + law + trunk * one_trunk
+        covariance: Tensor = design_part * scale_part + law + (trunk + doubt) * one_trunk
         return covariance
 
     def _scale(self, x: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         self.problem = problem
         self.law = observations.law
         n_features = len(problem.space.feature_names)
-        inputs = _encode(problem, observations.designs, observations.scales, observations.trunks)
+        inputs = _encode(problem, observations.designs, observations.scales, observations.trunks, observations.is_bad)
         targets = torch.from_numpy(observations.log_loss)
         variance, freedom = repeat_variance(observations)
         # The prior counts as two repeats: TYPICAL_NOISE is a guess that a few measured ones overrule.
@@ -246,8 +251,8 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         return trunk + float(self.likelihood.noise.item())
 
     def encode(self, designs: Sequence[Design], scales: Sequence[Scale]) -> Tensor:
-        """Return inputs ``(n, n_features + 3)``: features, log N, log D, no trunk. Designs should be realised ones."""
-        return _encode(self.problem, designs, scales, np.full(len(designs), -1.0))
+        """Return inputs ``(n, n_features + 4)``: features, log N, log D, no trunk, not bad; of realised designs."""
+        return _encode(self.problem, designs, scales, np.full(len(designs), -1.0), np.zeros(len(designs)))
 
     def encode_realised(self, designs: Sequence[Design], scales: Sequence[Scale]) -> Tensor:
         """Like :meth:`encode`, with the features of what each design amounts to at its scale; scales as given."""
@@ -264,7 +269,7 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
             trunks: trial number of each.
         """
         inputs = inputs.clone()
-        inputs[:, -1] = torch.tensor(trunks, dtype=torch.float64)
+        inputs[:, -2] = torch.tensor(trunks, dtype=torch.float64)
         mean = self.mean_at(inputs)
         twin = copy.copy(self)  # shares the hyper-parameters
         twin._factor = None
@@ -313,7 +318,8 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
             cross = self.covar_module.forward(self.train_inputs[0], inputs)
             explained = torch.linalg.solve_triangular(factor, cross, upper=False).square().sum(0)
             prior = self.covar_module.forward(inputs, inputs, diag=True)
-        return (prior - explained).clamp_min(1e-12)
+        variance: Tensor = (prior - explained).clamp_min(1e-12)
+        return variance
 
     def predict(self, designs: Sequence[Design], scales: Sequence[Scale]) -> tuple[np.ndarray, np.ndarray]:
         """Return the joint posterior of log bits per byte: mean ``(n,)`` and covariance ``(n, n)``, without noise."""
@@ -329,10 +335,12 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         return np.asarray(np.exp(mean + normal @ root.T))
 
 
-def _encode(problem: Problem, designs: Sequence[Design], scales: Sequence[Scale], trunks: np.ndarray) -> Tensor:
+def _encode(
+    problem: Problem, designs: Sequence[Design], scales: Sequence[Scale], trunks: np.ndarray, bad: np.ndarray
+) -> Tensor:
     n_features = len(problem.space.feature_names)
     features = np.array([problem.features(design) for design in designs]).reshape(len(designs), n_features)
-    return torch.from_numpy(np.column_stack([features, *log_scales(scales), trunks]))
+    return torch.from_numpy(np.column_stack([features, *log_scales(scales), trunks, bad]))
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
