@@ -93,7 +93,12 @@ def _centre(problem: Problem) -> Design:
     centre = problem.space.center()
     if problem.is_feasible(centre):
         return centre
-    return problem.space.sample(1, problem.seed, accept=problem.is_feasible)[0]
+    try:
+        return problem.space.sample(1, problem.seed, accept=problem.is_feasible)[0]
+    except InvalidInputError:
+        for size in problem.ladder.sizes:  # nothing is feasible: say why the centre is not
+            problem.resolved(centre, Scale(n_active=size, tokens=problem.ladder.tokens[0]))
+        raise
 
 
 def _top(problem: Problem, centre: Design, allowed: float) -> Scale:

@@ -34,6 +34,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
 from moe_search.search import parameters
 from moe_search.search.lease import Lease, new_lease
@@ -92,7 +93,15 @@ class Ledger:
         with self.exclusive():
             self._study_id = self._open_study(storage, problem, spec)
         header = self._storage.get_study_user_attrs(self._study_id)
-        self.problem = Problem.model_validate_json(header["problem"])
+        try:
+            self.problem = Problem.model_validate_json(header["problem"])
+        except ValidationError as error:
+            raise InvalidInputError(
+                f"the campaign {name!r} was started by a version that describes its problem in another way "
+                f"({error.error_count()} fields differ)",
+                where="storage",
+                fix="finish it with that version, or start a new campaign",
+            ) from error
         self._distributions = parameters.distributions(self.problem)
 
     def _open_study(self, storage: str | Path, problem: Problem | None, spec: Mapping[str, Any] | None) -> int:

@@ -101,7 +101,8 @@ def proposed(optuna_trial: optuna.Trial, problem: Problem) -> Trial:
                 optuna_trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
             case CategoricalDistribution():
                 optuna_trial.suggest_categorical(name, distribution.choices)
-    return Trial.model_validate_json(optuna_trial.user_attrs["trial"])
+    frozen = optuna_trial.study.get_trials(deepcopy=False)[optuna_trial.number]  # a trial's own attributes are a copy
+    return Trial.model_validate_json(frozen.user_attrs["trial"])
 
 
 def record(optuna_trial: optuna.Trial, runs: Sequence[Run]) -> None:

@@ -63,8 +63,14 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
             ahead = [*pending, *_as_rows(problem, proposals, first=len(finished) + len(pending))]
             proposal = _next_initial(problem, finished, ahead)
             if proposal is None:
+                remaining = budget_of(problem.budget_flops, finished, ahead).remaining
+                if remaining < _cheapest(problem):  # before any work: a waiting worker asks again and again
+                    break
                 surrogate = surrogate or Surrogate.fit(problem, finished)
-                proposal = _next_informed(problem, finished, ahead, surrogate)
+                if surrogate is None:
+                    proposal = _blind(problem, [*finished, *ahead], remaining)
+                else:
+                    proposal = _next_informed(problem, finished, ahead, surrogate, remaining)
             if proposal is None:
                 break
             proposals.append(proposal)
@@ -129,12 +135,9 @@ def _next_initial(problem: Problem, finished: Sequence[Row], pending: Sequence[R
 
 
 def _next_informed(
-    problem: Problem, finished: Sequence[Row], pending: Sequence[Row], surrogate: Surrogate | None
+    problem: Problem, finished: Sequence[Row], pending: Sequence[Row], surrogate: Surrogate, remaining: float
 ) -> Proposal | None:
     rows = [*finished, *pending]
-    remaining = budget_of(problem.budget_flops, finished, pending).remaining
-    if surrogate is None:
-        return _blind(problem, rows, remaining)
     believer = _with_pending(surrogate, pending)
     designs = _candidates(problem, rows, believer)
     target = believer.encode_realised(designs, [problem.target_scale] * len(designs))
@@ -144,7 +147,7 @@ def _next_informed(
     allowed, why = _allowed(problem, rows, designs, means, remaining)
     if not allowed:
         return None
-    if why == "" and (repeat := _repeat(problem, rows, designs, means, remaining)) is not None:
+    if why == "" and (repeat := _repeat(problem, rows, designs, means)) in allowed:
         return _proposal(problem, rows, believer, repeat, "the best design so far again, to measure the noise")
     if len(allowed) == 1:
         return _proposal(problem, rows, believer, allowed[0], why or "the only run that the budget still pays for")
@@ -224,6 +227,12 @@ def _pool(problem: Problem) -> tuple[Design, ...]:
     return tuple(problem.space.sample(problem.pool_size, problem.seed, accept=problem.is_feasible))
 
 
+@lru_cache(maxsize=8)
+def _cheapest(problem: Problem) -> float:
+    """Return the least training FLOPs of an informed proposal."""
+    return min(problem.cost(design, problem.ladder.scales()[0]) for design in _pool(problem))
+
+
 def _with_pending(surrogate: Surrogate, pending: Sequence[Row]) -> Surrogate:
     if not pending:
         return surrogate
@@ -242,9 +251,7 @@ def _encode_options(problem: Problem, surrogate: Surrogate, options: Sequence[Op
     return surrogate.encode([design for design, _ in realised], [scale for _, scale in realised])
 
 
-def _repeat(
-    problem: Problem, rows: Sequence[Row], designs: Sequence[Design], means: Tensor, remaining: float
-) -> Option | None:
+def _repeat(problem: Problem, rows: Sequence[Row], designs: Sequence[Design], means: Tensor) -> Option | None:
     """Return a repeat of the best tried design at the cheapest scale it was run at, when one is due."""
     if len(rows) % problem.repeat_every != problem.repeat_every - 1:
         return None
@@ -253,8 +260,7 @@ def _repeat(
     if not tried:
         return None
     trial = min(tried, key=lambda trial: (rank[trial.design], trial.predicted_cost))
-    option = Option(trial.design, trial.scale, trial.predicted_cost)
-    return option if option.cost <= remaining else None
+    return Option(trial.design, trial.scale, trial.predicted_cost)
 
 
 def _blind(problem: Problem, rows: Sequence[Row], remaining: float) -> Proposal | None:

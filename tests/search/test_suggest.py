@@ -1,5 +1,6 @@
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,6 +51,7 @@ def forget_caches() -> None:
         problem_module._train_flops_per_token,
         initial_module.initial_design,
         suggest_module._pool,
+        suggest_module._cheapest,
     ):
         cached.cache_clear()
 
@@ -133,6 +135,12 @@ def test_a_budget_below_one_proxy_says_what_one_costs(problem_of_budget: Problem
     assert [proposal.predicted_cost for proposal in only] == [cheapest]
 
 
+def test_a_ladder_that_no_design_fits_says_why(problem_of_budget: ProblemOf) -> None:
+    tiny = problem_of_budget().replace(ladder=Ladder(sizes=(300,), tokens=(1_000_000,)))
+    with pytest.raises(InvalidInputError, match="no architecture has 300 active parameters"):
+        suggest(tiny, ())
+
+
 def test_the_budget_is_never_exceeded_and_hardly_left_over(problem_of_budget: ProblemOf) -> None:
     problem = problem_of_budget(tops=4, ladder=LADDER, pool_size=16, neighbours=4)
     rows = campaign(SimulatedWorld(problem=problem, seed=3, diverging=0.1))
@@ -198,7 +206,7 @@ def test_the_last_affordable_top_run_goes_to_the_best_design(problem_of_budget: 
     assert len(initial_design(tight)) == len(rows)
     while not isinstance(step := next_step(tight, rows), str) and step.scale != tight.ladder.top:
         rows.append(row_of(tight.trial(len(rows), step), world))
-        assert budget_of(tight.budget_flops, rows).remaining > 0.7 * top_cost
+        assert budget_of(tight.budget_flops, rows).remaining > 0.6 * top_cost
     assert isinstance(step, Proposal)  # the rest was not nibbled away by cheaper runs
     assert step.reason == "the last run at the ladder's top that the budget pays for goes to the best design"
 
@@ -262,6 +270,24 @@ def compare(problem_of_budget: ProblemOf, seeds: range, **fields: object) -> tup
 def test_search_beats_random_at_equal_cost(problem_of_budget: ProblemOf) -> None:
     ours, random = compare(problem_of_budget, range(5), tops=4.0, ladder=LADDER, pool_size=48, neighbours=6)
     assert ours < 0.7 * random
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_rows", [50, 200])
+def test_a_suggestion_takes_about_a_cpu_second_at_most(n_rows: int, problem_of_budget: ProblemOf) -> None:
+    problem = problem_of_budget(tops=1000.0)
+    world = SimulatedWorld(problem=problem, seed=1)
+    designs = problem.space.sample(n_rows, 7, accept=problem.is_feasible)
+    scales = problem.ladder.scales()
+    proposals = list(initial_design(problem))
+    for index, design in enumerate(designs[len(proposals) :]):
+        scale = scales[index % len(scales)]
+        cost = problem.cost(design, scale)
+        proposals.append(Proposal(design=design, scale=scale, seed=0, reason="a test", predicted_cost=cost))
+    rows = done(world, proposals[:n_rows])
+    before = time.process_time()
+    suggest(problem, rows[:-3], rows[-3:])
+    assert time.process_time() - before < 1.5  # 0.7 on an idle core; the rest is for busy ones
 
 
 @pytest.mark.slow
