@@ -99,7 +99,7 @@ def _near_optimal(recommendation: Recommendation) -> Table:
     rows: dict[tuple[str, ...], None] = {}
     for choice in recommendation.near_optimal:
         realised = choice.realised
-        row = (
+        row: tuple[str, ...] = (
             numbers.count(realised.n_total),
             numbers.count(realised.n_active),
             f"{realised.granularity:.2g}",
