@@ -81,7 +81,7 @@ def run_campaign(
             raise
         projection.update(ledger.rows())
         _drop_checkpoints(ledger, workspace.checkpoints)
-        return conclude(spec, workspace, ledger, corpus, projection, log=log)
+        return conclude(spec, workspace, ledger, projection, log=log)
 
 
 def _search(

@@ -4,6 +4,7 @@ All of it is a projection: doing it again on the same trials writes the same fil
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from moe_search.experiments.recommending import FULL_SCALE, candidates, choose_p
 from moe_search.experiments.reporting import report_input
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace, write_text
-from moe_search.proxies.corpus import Corpus
 from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.recommend import Recommendation, Target, recommend
 from moe_search.scaling.report.render import render_report
@@ -26,7 +26,7 @@ from moe_search.scaling.validation import Comparison
 from moe_search.search.ledger import Ledger
 from moe_search.search.problem import Problem
 from moe_search.search.trial import Row
-from moe_search.spaces.errors import ResourceError
+from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.rules import ShapeRules
 
 
@@ -46,40 +46,38 @@ class Conclusion:
 
 
 def conclude(
-    spec: Spec,
-    workspace: Workspace,
-    ledger: Ledger,
-    corpus: Corpus,
-    projection: Projection,
-    *,
-    log: Callable[[str], None],
+    spec: Spec, workspace: Workspace, ledger: Ledger, projection: Projection, *, log: Callable[[str], None]
 ) -> Conclusion:
     """Fit, validate, recommend, report and export a campaign as it stands.
 
     Raises:
         ResourceError: no proxy has finished.
-        InvalidInputError: the target cannot be met, or there are too few runs.
+        InvalidInputError: the target cannot be met, or there are too few runs; fits and report are written before.
     """
     rows = ledger.rows()
     frame = runs_frame(rows)
     if frame.is_empty() or frame["bpb"].null_count() == frame.height:
         raise ResourceError(f"no proxy has finished with a loss; {_first_message(rows)}")
+    warnings = sanity(frame)
     log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
     fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
-    log("predicting the full scale")
-    recommendation, predictor = recommend_campaign(
-        ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
-    )
-    warnings = sanity(frame)
-    text = json.dumps(
-        {"predictor": predictor, "unit": "bits per byte", **recommendation.model_dump(mode="json")}, indent=2
-    )
-    write_text(workspace.recommendation, text + "\n")
     write_text(workspace.fits, fits_json(fits) + "\n")
-    exported, lost = _export(recommendation, workspace, corpus)
-    log("writing the report")
-    html = render_report(report_input(spec, frame, rows, fits, recommendation, notes=warnings))
-    write_text(workspace.report, html)
+
+    def write_report(recommendation: Recommendation | None, notes: Sequence[str]) -> None:
+        log("writing the report")
+        html = render_report(report_input(spec, frame, rows, fits, recommendation, notes=notes))
+        write_text(workspace.report, html)
+
+    log("predicting the full scale")
+    try:
+        recommendation, predictor = recommend_campaign(
+            ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
+        )
+    except InvalidInputError as error:
+        write_report(None, [*warnings, f"there is no recommendation: {error}"])
+        raise
+    exported, lost = _write(recommendation, predictor, workspace)
+    write_report(recommendation, warnings)
     best = recommendation.best
     words = f"{best.realised.n_active:.3g} active of {best.realised.n_total:.3g}, {best.tokens:.3g} tokens"
     projection.finish(
@@ -128,14 +126,21 @@ def sanity(frame: pl.DataFrame) -> list[str]:
     return warnings
 
 
-def _export(recommendation: Recommendation, workspace: Workspace, corpus: Corpus) -> tuple[list[Path], list[str]]:
-    """Write the recommended model as our own JSON, and for Hugging Face where that can express it."""
+def _write(recommendation: Recommendation, predictor: str, workspace: Workspace) -> tuple[list[Path], list[str]]:
+    """Write the recommended model as our own JSON, and for Hugging Face where that can express it.
+
+    Returns:
+        The files for Hugging Face, and what keeps them from being written.
+    """
     best = recommendation.best
+    content = {"predictor": predictor, "unit": "bits per byte", **recommendation.model_dump(mode="json")}
+    write_text(workspace.recommendation, json.dumps(content, indent=2) + "\n")
     workspace.recommended.mkdir(exist_ok=True)
     write_text(workspace.recommended / "architecture.json", best.architecture.model_dump_json(indent=2) + "\n")
     write_text(workspace.recommended / "design.json", best.design.model_dump_json(indent=2) + "\n")
     lost = get_exporter("hf").losses(best.architecture)
     if lost:
+        shutil.rmtree(workspace.recommended / "hf", ignore_errors=True)  # of an earlier conclusion
         return [], lost
     return export("hf", best.architecture, workspace.recommended / "hf"), []
 
