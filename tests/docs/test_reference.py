@@ -1,5 +1,6 @@
 """The reference pages name everything that there is, with its default, and nothing else."""
 
+import importlib
 import inspect
 import json
 import math
@@ -135,3 +136,21 @@ def test_the_names_in_json_are_documented(
     text = (docs / "reference" / "cli.md").read_text()
     for name in (*Choice.model_fields, *Recommendation.model_fields):
         assert f"`{name}`" in text, name
+
+
+def constant(name: str) -> tuple[float, ...]:
+    """Return the number or numbers that a dotted name below ``moe_search`` stands for."""
+    module, _, attribute = name.rpartition(".")
+    if module.rpartition(".")[2][0].isupper():
+        module, _, owner = module.rpartition(".")
+        value = getattr(importlib.import_module(f"moe_search.{module}"), owner).model_fields[attribute].default
+    else:
+        value = getattr(importlib.import_module(f"moe_search.{module}"), attribute)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_the_constants_of_the_policy_are_as_documented(docs: Path) -> None:
+    documented = rows(docs / "reference" / "how-it-decides.md")
+    assert len(documented) > 15
+    for name, (shown,) in documented.items():
+        assert tuple(float(number) for number in shown.strip("| ").split(", ")) == constant(name), name
