@@ -99,11 +99,13 @@ def test_any_number_of_workers_gives_the_same_table(
     assert_finished_like(path, expected)
 
 
-def kill_at_random(path: Path, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int) -> int:
+def kill_at_random(
+    path: Path, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int, seconds: float = 0.02
+) -> int:
     """Run workers, killing one every few tenths of a second, until the campaign is over. Return the number of kills."""
     chance = random.Random(seed)
     Ledger(path, problem=world.problem)
-    workers = [start(path, world) for _ in range(n_workers)]
+    workers = [start(path, world, seconds) for _ in range(n_workers)]
     kills = 0
     give_up = time.monotonic() + 90
     while any(worker.exitcode != 0 for worker in workers):
@@ -115,15 +117,15 @@ def kill_at_random(path: Path, world: SimulatedWorld, expected: Sequence[Row], *
             workers[victim].join()
             kills += workers[victim].exitcode == -signal.SIGKILL
         if workers[victim].exitcode != 0:
-            workers[victim] = start(path, world)
+            workers[victim] = start(path, world, seconds)
     assert_finished_like(path, expected)
     return kills
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_random_kills_change_nothing(seed: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]) -> None:
     kills = kill_at_random(tmp_path / "journal.log", small, expected, seed=seed, n_workers=2)
-    assert kills >= 5
+    assert kills >= 3
 
 
 @pytest.mark.slow
@@ -131,7 +133,7 @@ def test_random_kills_change_nothing(seed: int, tmp_path: Path, small: Simulated
 def test_many_random_kills_change_nothing(
     seed: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
 ) -> None:
-    assert kill_at_random(tmp_path / "journal.log", small, expected, seed=seed, n_workers=3) >= 10
+    assert kill_at_random(tmp_path / "journal.log", small, expected, seed=seed, n_workers=3, seconds=0.1) >= 8
 
 
 def killed_after(owner: type, method: str, call: int) -> Callable[[], None]:
