@@ -42,7 +42,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_nothing_belongs_to_one_machine(page: str) -> None:
     text = (DOCS / page).read_text()
     assert not re.search(r"(?<![\w.~])/(work|tmp|root|home/\w)", text)
-    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 140
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
 def test_every_page_is_on_the_index() -> None:
