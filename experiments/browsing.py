@@ -1,13 +1,16 @@
 """MLflow's own pages on a campaign's runs, served on this machine only."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
+from moe_search.experiments.cli.exits import ExitCode
 from moe_search.experiments.projecting import tracking_uri
 from moe_search.experiments.spec.campaign import Spec
-from moe_search.experiments.tracking import find_experiment
+from moe_search.experiments.tracking import VIEW, find_experiment
 from moe_search.experiments.workspace import Workspace
 from moe_search.spaces.errors import InvalidInputError
 
@@ -30,7 +33,8 @@ def runs_page(spec: Spec, workspace: Workspace, *, port: int) -> str:
     experiment = find_experiment(uri, spec.name)
     if experiment is None:
         raise InvalidInputError(f"MLflow at {uri} has no experiment {spec.name!r}", fix="moe-search run writes it")
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs"
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?{query}"
 
 
 def serve(spec: Spec, *, port: int, log: Callable[[str], None]) -> int:
@@ -46,11 +50,16 @@ def serve(spec: Spec, *, port: int, log: Callable[[str], None]) -> int:
     log(f"MLflow starts on [bold]{address}[/bold] (some seconds; Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-        [*command, "--backend-store-uri", tracking_uri(spec, workspace)], env=os.environ | QUIET_SERVER
+        [*command, "--uvicorn-opts", "--log-level warning", "--backend-store-uri", tracking_uri(spec, workspace)],
+        env=os.environ | QUIET_SERVER,
+        stdout=sys.stderr.fileno(),
+        start_new_session=True,  # it has children of its own, which are ended with it
     )
     try:
-        return server.wait()
+        while (code := server.poll()) is None:
+            time.sleep(0.2)  # a signal that another thread catches does not end a blocking wait
     except KeyboardInterrupt:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait()
-        return 130
+        return ExitCode.INTERRUPTED
+    return code

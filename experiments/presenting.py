@@ -92,7 +92,7 @@ def _near_optimal(recommendation: Recommendation) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title="As good, as far as the runs can tell", title_justify="left", title_style="bold"
     )
-    headings = ("total", "active", "G", "experts", "schedule", "tokens", "bits/byte", "P(best)", "mixture")
+    headings = ("total", "active", "G", "experts", "schedule", "tokens", "bits/byte", "mixture")
     for heading in headings:
         is_text = heading in {"schedule", "mixture"}
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "mixture")
@@ -107,7 +107,6 @@ def _near_optimal(recommendation: Recommendation) -> Table:
             schedule_name(choice.design.schedule),
             numbers.count(choice.tokens),
             f"{choice.loss:.3f}",
-            f"{choice.probability_best:.0%}",
             mixture_words(choice.design.mixture, most=2),
         )
         rows[row] = None  # candidates that differ by less than can be read count as one

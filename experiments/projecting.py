@@ -147,6 +147,7 @@ def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
             "tokens": str(trial.scale.tokens),
             "granularity": f"{realised.granularity:.3g}",
             "activation_ratio": f"{realised.activation_ratio:.3g}",
+            "experts": f"{realised.n_experts:g}",
             "router": trial.design.routing.router if trial.design.ffn == "moe" else "dense",
             "schedule": schedule,
             "reason": trial.reason,

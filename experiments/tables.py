@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moe_search.experiments.spec.loading import load_spec
 from moe_search.scaling.runs import RunsTable, read_runs
 from moe_search.spaces.errors import InvalidInputError
 
@@ -25,11 +26,13 @@ def parse_mapping(settings: Sequence[str]) -> dict[str, str]:
 
 
 def read_table(path: Path, *, mapping: Mapping[str, str], where: str | None) -> RunsTable:
-    """Read a table of runs; a campaign's folder stands for its ``runs.parquet``.
+    """Read a table of runs; a campaign's folder or specification stands for its ``runs.parquet``.
 
     Raises:
         InvalidInputError: there is none, or it cannot be read.
     """
+    if path.suffix in {".yaml", ".yml"}:
+        path = load_spec(path).folder
     if path.is_dir():
         inside = path / "runs.parquet"
         if not inside.exists():

@@ -6,6 +6,7 @@ only once its trial has ended and is closed in the same breath; the parent stand
 campaign is done. So no run is ever left RUNNING, whatever is killed.
 """
 
+import json
 import logging
 import os
 import time
@@ -29,6 +30,8 @@ _PARAMS_A_RUN = 40
 _TRIAL = "moe_search.trial"
 _CONTENT = "moe_search.content"
 _CAMPAIGN = "moe_search.campaign"
+VIEW = "moe-search"
+"""Key of the shared view of the page of runs that comes with a campaign."""
 
 
 class Tracker:
@@ -54,6 +57,7 @@ class Tracker:
             self.experiment_id = self._experiment(campaign, artifacts if uri.startswith("sqlite:") else None)
             self.parent_id = self._parent(campaign, key, tags)
             self._known = self._children()
+            self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{VIEW}", self._view())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -86,6 +90,24 @@ class Tracker:
         self._client.update_run(run_id, status="SCHEDULED")
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         return str(run_id)
+
+    def _view(self) -> str:
+        """Return the state of MLflow's page of runs: the trials, least loss first, with the columns that matter."""
+        tags = ("n_active", "tokens", "granularity", "activation_ratio", "experts", "schedule", "router", "status")
+        columns = ["metrics.`bpb`", *(f"tags.`{name}`" for name in tags)]
+        state = {
+            "searchFilter": "tags.kind = 'trial'",
+            "orderByKey": "metrics.`bpb`",
+            "orderByAsc": True,
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "modelVersionFilter": "All Runs",
+            "selectedColumns": columns,
+            "columnOrder": [],
+            "columnWidths": {},
+        }
+        return json.dumps(state)
 
     def _children(self) -> dict[int, tuple[str, str]]:
         """Return run and content of every child that exists, by trial; close those a kill left open."""

@@ -10,9 +10,7 @@ import typer
 from moe_search.experiments.cli.console import note, out, print_json, warn
 from moe_search.experiments.cli.options import Json
 
-RunsPath = Annotated[
-    Path, typer.Argument(help="Parquet, CSV or JSONL (plain or gzip), or a campaign's folder.", metavar="RUNS")
-]
+RunsPath = Annotated[Path, typer.Argument(help="Parquet, CSV or JSONL (plain or gzip), or a campaign.", metavar="RUNS")]
 Mapping = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="NAME=EXPR", help="A canonical column as a Polars SQL expression. Repeatable."),

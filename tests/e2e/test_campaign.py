@@ -1,8 +1,12 @@
 """A whole campaign through the command line: what it leaves behind, and that doing it again changes nothing."""
 
 import json
+import signal
+import socket
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +172,35 @@ def test_one_proxy_outside_a_campaign(finished: Any) -> None:
     )
     assert time.monotonic() - began < 60
     assert pl.read_parquet(campaign.folder / "one" / "runs.parquet").height == 2
+
+
+@pytest.mark.slow
+def test_the_ui_serves_the_page_of_runs_until_ctrl_c(finished: Any) -> None:
+    campaign, _ = finished
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = campaign.start("ui", "results", "--port", str(port))
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except urllib.error.URLError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            experiment = json.load(answer)["experiment"]
+        views = [tag["value"] for tag in experiment["tags"] if tag["key"] == "mlflow.sharedViewState.moe-search"]
+        assert json.loads(views[0])["orderByKey"] == "metrics.`bpb`"
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=30)
+    assert server.returncode == 130
+    assert f"/#/experiments/{experiment['experiment_id']}/runs" in said
 
 
 @pytest.mark.slow

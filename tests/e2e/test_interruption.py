@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-BUDGET = 3e10
+SMALL, LARGER = 1.4e10, 3e10
 
 
 def wait_until_training(campaign: Any, process: Any, seconds: float = 120) -> None:
@@ -23,7 +23,7 @@ def wait_until_training(campaign: Any, process: Any, seconds: float = 120) -> No
 def test_ctrl_c_exits_130_with_nothing_running_and_the_same_command_continues(
     new_campaign: Any, descendants: Any
 ) -> None:
-    campaign = new_campaign(budget=BUDGET)
+    campaign = new_campaign(budget=SMALL)
     process = campaign.start("run", "campaign.yaml")
     wait_until_training(campaign, process)
     below = descendants(process.pid)
@@ -42,7 +42,7 @@ def test_ctrl_c_exits_130_with_nothing_running_and_the_same_command_continues(
 
 
 def test_the_wall_clock_limit_exits_3_and_the_same_command_continues(new_campaign: Any) -> None:
-    campaign = new_campaign(budget=BUDGET)
+    campaign = new_campaign(budget=SMALL)
     stopped = campaign("run", "campaign.yaml", "--set", "budget.max_minutes=0.02")
     assert stopped.returncode == 3, stopped.stderr
     assert "the same command continues" in stopped.stderr
@@ -50,7 +50,7 @@ def test_the_wall_clock_limit_exits_3_and_the_same_command_continues(new_campaig
 
 
 def test_a_second_run_on_the_same_folder_is_refused(new_campaign: Any, kill_all: Any) -> None:
-    campaign = new_campaign(budget=BUDGET)
+    campaign = new_campaign(budget=SMALL)
     process = campaign.start("run", "campaign.yaml")
     try:
         wait_until_training(campaign, process)
@@ -68,7 +68,7 @@ def test_a_second_run_on_the_same_folder_is_refused(new_campaign: Any, kill_all:
 
 
 def test_workers_do_not_outlive_a_killed_parent(new_campaign: Any, descendants: Any) -> None:
-    campaign = new_campaign(budget=BUDGET)
+    campaign = new_campaign(budget=SMALL)
     process = campaign.start("run", "campaign.yaml")
     wait_until_training(campaign, process)
     below = descendants(process.pid)
@@ -82,7 +82,7 @@ def test_workers_do_not_outlive_a_killed_parent(new_campaign: Any, descendants: 
 
 
 def test_a_killed_worker_is_replaced(new_campaign: Any, descendants: Any) -> None:
-    campaign = new_campaign(budget=BUDGET)
+    campaign = new_campaign(budget=SMALL)
     process = campaign.start("run", "campaign.yaml")
     wait_until_training(campaign, process)
     for pid in descendants(process.pid):
@@ -94,7 +94,7 @@ def test_a_killed_worker_is_replaced(new_campaign: Any, descendants: Any) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_random_kills_do_not_change_the_trial_table(new_campaign: Any, kill_all: Any, seed: int) -> None:
-    unbroken, broken = new_campaign(seed=seed), new_campaign(seed=seed)
+    unbroken, broken = new_campaign(seed=seed, budget=LARGER), new_campaign(seed=seed, budget=LARGER)
     assert unbroken("run", "campaign.yaml").returncode == 0
     draw = random.Random(seed)
     for _ in range(6):

@@ -180,7 +180,6 @@ def test_what_a_person_reads(simulated: Simulated) -> None:
         "held fixed",
         "memory_gb",
         "As good",
-        "P(best)",
         "extrapolated",
     ):
         assert text in panel
