@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 from moe_search.experiments.spec.campaign import Spec
-from moe_search.experiments.workspace import DECIDING_FIELDS, Workspace
+from moe_search.experiments.workspace import Workspace, deciding
 from moe_search.proxies.corpus import Corpus, default_cache, prepare_corpus
 from moe_search.proxies.training.provenance import code_version
 from moe_search.search.ledger import Ledger
@@ -89,7 +89,5 @@ def open_ledger(spec: Spec, workspace: Workspace, problem: Problem | None = None
             where="folder",
             fix="moe-search run starts it",
         )
-    dumped = spec.model_dump(mode="json")
-    agreed = {name: dumped[name] for name in DECIDING_FIELDS if name != "storage"}
-    agreed["budget"] = {"train_flops": spec.budget.train_flops}
+    agreed = {name: value for name, value in deciding(spec).items() if name != "storage"}
     return Ledger(storage, name=spec.name, problem=problem, spec=agreed if problem else None)

@@ -6,13 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.loading import SPEC_FILE, load_spec, resolved_text
 from moe_search.spaces.errors import InvalidInputError
 
-DECIDING_FIELDS = ("name", "seed", "corpus", "space", "ladder", "shape", "training", "objective", "storage")
-"""Fields that decide what the trials are. The others may change between two commands on one folder."""
+
+def deciding(spec: Spec) -> dict[str, Any]:
+    """Return the fields that decide what the trials are; the others may change between two commands on one folder."""
+    dumped = spec.model_dump(mode="json")
+    names = ("name", "seed", "corpus", "space", "ladder", "shape", "training", "objective", "storage")
+    return {name: dumped[name] for name in names} | {"budget": {"train_flops": spec.budget.train_flops}}
 
 
 class Workspace:
@@ -65,18 +70,17 @@ class Workspace:
         write_text(self.spec_file, resolved_text(spec, source))
 
     def _check_same(self, spec: Spec) -> None:
-        before = load_spec(self.spec_file)
-        for name in DECIDING_FIELDS:
-            old, new = getattr(before, name), getattr(spec, name)
-            if old == new:
+        was, now = deciding(load_spec(self.spec_file)), deciding(spec)
+        for name in now:
+            if was[name] == now[name]:
                 continue
-            field = name
-            if hasattr(old, "model_dump") and hasattr(new, "model_dump"):
-                was, now = old.model_dump(), new.model_dump()
-                field = f"{name}.{next((key for key in now if was.get(key) != now[key]), '')}".rstrip(".")
+            old, new = was[name], now[name]
+            inner = ""
+            if isinstance(old, dict) and isinstance(new, dict):
+                inner = next(f".{key}" for key in [*new, *old] if old.get(key) != new.get(key))
             raise InvalidInputError(
-                f"{self.folder} holds a campaign with another {field}; its trials would not be comparable",
-                where=field,
+                f"{self.folder} holds a campaign with another {name}{inner}; its trials would not be comparable",
+                where=f"{name}{inner}",
                 fix="choose another folder, or set the field back",
             )
 
