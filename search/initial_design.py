@@ -21,6 +21,8 @@ CHEAP = 0.25
 """The low scale costs at most this share of the top."""
 SPREAD_PER_FEATURE = 1.5
 SPREAD_AT_LEAST = 6
+SPREAD_FIRST = 4
+"""Spread designs that come before anything but anchors and controls is run at a second scale."""
 MIDDLE_EVERY = 3
 """One spread design in so many is run at the middle scale too."""
 
@@ -75,13 +77,16 @@ def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[_Wanted]:
             )
         yield _Wanted(design, low, f"the {name} control at the low scale")
     yield _Wanted(centre, low, "the centre again with another seed measures the noise", is_repeat=True)
+    spread = [(f"design {index} of those spread over the space", d) for index, d in enumerate(_spread(problem), 1)]
+    for name, design in spread[:SPREAD_FIRST]:
+        yield _Wanted(design, low, f"{name}, at the low scale")
     yield _Wanted(centre, middle, "the centre of the space at the middle scale anchors the law")
     for name, design in controls:
         yield _Wanted(design, middle, f"the {name} control at the middle scale")
-    for index, design in enumerate(_spread(problem)):
-        yield _Wanted(design, low, f"design {index + 1} of those spread over the space, at the low scale")
+    for index, (name, design) in enumerate(spread):
+        yield _Wanted(design, low, f"{name}, at the low scale")
         if index % MIDDLE_EVERY == 0:
-            yield _Wanted(design, middle, f"spread design {index + 1} at a second scale, to compare rankings")
+            yield _Wanted(design, middle, f"{name}, at a second scale to compare rankings")
 
 
 def _spread(problem: Problem) -> list[Design]:

@@ -17,8 +17,10 @@ from moe_search.search.problem import Problem
 from moe_search.search.trial import Row
 from moe_search.spaces.design import Design, Scale
 
+TYPICAL_UNIT = 0.02
+"""Standard deviation of log loss between designs before any has been seen: 2 %. Counts as much as three designs."""
 ORDINARY = 4.0
-"""Robust standard deviations above the law beyond which a loss counts as bad."""
+"""Such standard deviations above the law, beyond which a loss counts as bad."""
 
 
 class Observations(NamedTuple):
@@ -37,6 +39,8 @@ class Observations(NamedTuple):
     is_last: npt.NDArray[np.bool_]
     """Whether a run is its trial's longest, ``(n,)``."""
     law: LawMean
+    unit: float
+    """Standard deviation of log loss between designs at one scale."""
 
 
 def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
@@ -59,8 +63,9 @@ def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
     log_n, log_d = log_scales(scales)
     law = fit_law_mean(log_n[known], log_d[known], raw[known])
     residual = raw - law.value(log_n, log_d)
-    is_bad = ~(residual <= ORDINARY * law.scatter)  # also where there is none
-    residual[is_bad & known] = ORDINARY * law.scatter
+    unit = _unit(designs, residual, ORDINARY * max(law.scatter, TYPICAL_UNIT))
+    is_bad = ~(residual <= ORDINARY * unit)  # also where there is none
+    residual[is_bad & known] = ORDINARY * unit
     residual[~known] = max(float(residual[known].max()), 0.0)
     return Observations(
         designs=designs,
@@ -70,7 +75,18 @@ def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
         trunks=np.array([trial.number for trial, _, _ in found], dtype=np.float64),
         is_last=np.array([last for _, _, last in found], dtype=bool),
         law=law,
+        unit=unit,
     )
+
+
+def _unit(designs: Sequence[Design], residual: Array, largest: float) -> float:
+    """Return the pooled standard deviation of the designs' means of ``residual`` (n,), none beyond ``largest``."""
+    groups: dict[Design, list[float]] = {}
+    for design, value in zip(designs, residual.tolist(), strict=True):
+        if np.isfinite(value):
+            groups.setdefault(design, []).append(value)
+    means = np.clip([np.mean(values) for values in groups.values()], -largest, largest)
+    return float(np.sqrt((3 * TYPICAL_UNIT**2 + np.sum(means**2)) / (3 + len(means))))
 
 
 def log_scales(scales: Sequence[Scale]) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ follows the
   ``noise``: the rest. Both start from seed repeats where there are any. A bad trunk (diverged, absurd) has more of it:
   one is hardly believed, many of them in one region are.
 
-Hyper-parameters are few, with priors in units of the scatter about the law, and at their posterior maximum (MAP). The
+Hyper-parameters are few, with priors in units of the spread between designs, and at their posterior maximum (MAP). The
 class is a BoTorch model; ``predict`` and what the acquisition needs take the exact joint posterior from one Cholesky
 factor, because a decision between designs is about their differences.
 """
@@ -50,7 +50,7 @@ TYPICAL_NOISE = 4e-3
 """Standard deviation of log bpb between seeds before any repeat has been seen: 0.4 %."""
 LEAST_NOISE = 2e-4
 DOUBT = 2.0
-"""Standard deviation of the additional noise of a bad trunk, in units of the scatter about the law."""
+"""Standard deviation of the additional noise of a bad trunk, in units of the spread between designs."""
 SQRT5 = math.sqrt(5.0)
 
 
@@ -60,6 +60,7 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
     Args:
         law: fitted mean.
         n_features: columns of a design's features, each in [0, 1].
+        unit: standard deviation of log loss between designs, which amplitudes are measured in.
         top: log N, log D of the ladder's top.
         span: spread of log N and of log D over the ladder.
         noise: standard deviation of log loss between runs of different trunks.
@@ -76,6 +77,7 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
         law: LawMean,
         n_features: int,
         *,
+        unit: float,
         top: tuple[float, float],
         span: tuple[float, float],
         noise: float,
@@ -83,14 +85,14 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.law, self.n_features = law, n_features
-        self.doubt = (DOUBT * law.scatter) ** 2
+        self.doubt = (DOUBT * unit) ** 2
         self.register_buffer("top", torch.tensor(top, dtype=torch.float64))
         self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
         # Distances grow as sqrt(d); lengths that grow alike keep the prior's complexity (Hvarfner et al. 2024).
-        length = 0.8 * math.sqrt(max(n_features, 1))
-        amplitudes = [law.scatter, 0.5 * law.scatter, 0.3 * law.scatter, noise / math.sqrt(2)]
+        length = 0.5 * math.sqrt(max(n_features, 1))
+        amplitudes = [unit, 0.5 * unit, 0.3 * unit, noise / math.sqrt(2)]
         mean = torch.tensor([length] * n_features + amplitudes, dtype=torch.float64).log()
-        spread = torch.tensor([0.8] * n_features + [0.6] * 3 + [noise_spread], dtype=torch.float64)
+        spread = torch.tensor([0.5] * n_features + [0.6] * 3 + [noise_spread], dtype=torch.float64)
         self.register_buffer("prior_mean", mean)
         self.register_buffer("prior_spread", spread)
         self.log_parameters = torch.nn.Parameter(mean.clone())
@@ -182,6 +184,7 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         self.covar_module = DesignScaleKernel(
             self.law,
             n_features,
+            unit=observations.unit,
             top=(math.log(problem.ladder.top.n_active), math.log(problem.ladder.top.tokens)),
             span=(max(float(np.ptp(sizes)), 1.0), max(float(np.ptp(tokens)), 1.0)),
             noise=noise,

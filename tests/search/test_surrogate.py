@@ -173,7 +173,7 @@ def test_a_region_that_diverges_is_avoided(world: SimulatedWorld) -> None:
     excess = mean - truth(world, designs, problem.ladder.top)
     inside = np.array([design.granularity > 5 for design in designs])
     outside = np.array([design.granularity < 3 for design in designs])
-    assert np.mean(excess[inside]) > np.mean(excess[outside]) + 0.02
+    assert np.mean(excess[inside]) > np.mean(excess[outside]) + 0.4 * world.spread
 
 
 def test_nothing_is_known_before_a_loss(problem: Problem, world: SimulatedWorld) -> None:
