@@ -21,7 +21,9 @@ from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace, write_text
 from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.recommend import Recommendation, Target, recommend
+from moe_search.scaling.report.decision import controls
 from moe_search.scaling.report.render import render_report
+from moe_search.scaling.report.runs_view import RunsView
 from moe_search.scaling.validation import Comparison
 from moe_search.search.ledger import Ledger
 from moe_search.search.problem import Problem
@@ -43,6 +45,8 @@ class Conclusion:
     lost: tuple[str, ...]
     """Why the recommendation is not exported to Hugging Face; empty where it is."""
     warnings: tuple[str, ...]
+    controls: tuple[str, ...]
+    """How dense and random-router models did at equal size and tokens; a tie is called one."""
 
 
 def conclude(
@@ -93,6 +97,7 @@ def conclude(
         exported=tuple(exported),
         lost=tuple(lost),
         warnings=tuple(warnings),
+        controls=tuple(controls(RunsView(frame))),
     )
 
 

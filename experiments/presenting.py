@@ -174,6 +174,8 @@ def conclusion_lines(conclusion: Conclusion, folder: str) -> Iterator[str]:
     """Yield where everything lies and what to type next."""
     for warning in conclusion.warnings:
         yield f"[yellow]![/yellow] {warning}"
+    for sentence in conclusion.controls:
+        yield f"[cyan]control[/cyan]          {sentence}"
     yield f"[cyan]report[/cyan]           {folder}/report.html"
     yield f"[cyan]recommendation[/cyan]   {folder}/recommendation.json, {folder}/recommended/"
     if conclusion.lost:

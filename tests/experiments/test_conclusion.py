@@ -192,6 +192,8 @@ def test_what_a_person_reads(simulated: Simulated) -> None:
     assert f"trial {now.status.best.trial}" in stands
     assert "diverged" in stands
     lines = "\n".join(presenting.conclusion_lines(conclusion, "results"))
+    assert "dense control" in lines
+    assert "random-router control" in lines
     assert "moe-search ui results" in lines
 
 
