@@ -5,6 +5,7 @@ reporting progress, and giving Ctrl-C back to the caller.
 """
 
 import logging
+import math
 import signal
 import time
 import warnings
@@ -59,7 +60,7 @@ class Watch(pl.Callback):
         start: where the fit begins.
         monitor: judges the losses.
         folder: where snapshots go.
-        checkpoint_seconds: time between rolling checkpoints.
+        checkpoint_seconds: time between rolling checkpoints; infinity: none is kept.
         at_snapshot: called at ``leg.snapshot_steps``.
         report: called with this about every second.
     """
@@ -101,8 +102,9 @@ class Watch(pl.Callback):
         step = pl_module.first_step + batch_idx + 1
         is_last = step == self.leg.last_step
         snapshot_due = step in self.leg.snapshot_steps
+        # After the last step comes what ends the leg: the trunk's last snapshot, the branch's measurement.
         checkpoint_due = not is_last and now - self._saved >= self.checkpoint_seconds
-        report_due = now - self._reported >= PROGRESS_SECONDS
+        report_due = not is_last and now - self._reported >= PROGRESS_SECONDS
         together = LOSSES_TOGETHER if pl_module.device.type == "cuda" else 1
 
         self._losses.append(outputs["loss"])
@@ -112,18 +114,27 @@ class Watch(pl.Callback):
             self.monitor.update(step - len(losses), losses)
         self.position = Position(step=step, seconds=self._seconds_before + now - self._begun, loss=self.monitor.state)
 
-        if snapshot_due or checkpoint_due:
-            snapshot = Snapshot(capture(pl_module.model, trainer.optimizers[0]), self.position)
-            if snapshot_due:
-                self.at_snapshot(snapshot)
-            if checkpoint_due:
-                self.folder.save(self.leg.name, snapshot)
-                self._saved = time.perf_counter()
+        if snapshot_due:
+            self.at_snapshot(self._snapshot(trainer, pl_module))
+        if checkpoint_due:
+            self._save(trainer, pl_module)
         if report_due or is_last:
             self.steps_per_second = (step - self._reported_step) / (now - self._reported)
             self._reported, self._reported_step = now, step
         if report_due:
-            self.report(self)
+            try:
+                self.report(self)
+            except BaseException:  # the caller stops training: leave it where it is
+                if math.isfinite(self.checkpoint_seconds):
+                    self._save(trainer, pl_module)
+                raise
+
+    def _snapshot(self, trainer: pl.Trainer, module: ProxyModule) -> Snapshot:
+        return Snapshot(capture(module.model, trainer.optimizers[0]), self.position)
+
+    def _save(self, trainer: pl.Trainer, module: ProxyModule) -> None:
+        self.folder.save(self.leg.name, self._snapshot(trainer, module))
+        self._saved = time.perf_counter()
 
 
 def choose_device(recipe: TrainingRecipe) -> torch.device:

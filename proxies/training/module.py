@@ -10,9 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from moe_search.proxies.model import DecoderLM, parameter_groups
+from moe_search.proxies.model import DecoderLM
 from moe_search.proxies.stream import Batch
 from moe_search.proxies.training.checkpoint import restore_optimizer
+from moe_search.proxies.training.optimizer import build_optimizer
 from moe_search.proxies.training.recipe import TrainingRecipe
 
 
@@ -56,11 +57,8 @@ class ProxyModule(pl.LightningModule):
         self.at_end = at_end
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW with a rate and decay for every kind of tensor, where an earlier fit left it."""
-        recipe = self.recipe
-        groups = parameter_groups(self.model, learning_rate=self.learning_rate, weight_decay=recipe.weight_decay)
-        groups = [{**group, "peak_lr": group["lr"]} for group in groups]
-        optimizer = torch.optim.AdamW(groups, betas=recipe.betas, eps=recipe.epsilon, fused=True)
+        """Return AdamW where an earlier fit left it."""
+        optimizer = build_optimizer(self.model, self.recipe, self.learning_rate)
         if self.optimizer_tensors is not None:
             restore_optimizer(optimizer, self.optimizer_tensors)
             self.optimizer_tensors = None
@@ -91,9 +89,11 @@ class ProxyModule(pl.LightningModule):
         """Measure the model before Lightning takes it off its device."""
         if self.at_end is not None:
             self.model.eval()
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                self.at_end(self.model)
-            self.model.train()
+            try:
+                with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                    self.at_end(self.model)
+            finally:
+                self.model.train()
 
     def _micro_batch_sequences(self, tokens: Tensor) -> int:
         """Return the sequences of one forward pass."""

@@ -81,7 +81,12 @@ class ProxyPlan:
     def learning_rate(self) -> float:
         """Peak learning rate at the reference width."""
         realised = self.resolved.realised
-        return learning_rate(self.recipe, n_active=realised.n_active_non_embedding, n_experts=realised.n_experts)
+        return learning_rate(
+            self.recipe,
+            n_active=realised.n_active_non_embedding,
+            n_experts=realised.n_experts,
+            batch=self.batch_tokens,
+        )
 
     @cached_property
     def horizons(self) -> tuple[Horizon, ...]:

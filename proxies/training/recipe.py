@@ -26,29 +26,34 @@ from moe_search.spaces.frozen import Frozen
 
 
 class LearningRateRule(Frozen):
-    """``rate = base · (n_active / N0)^a · (n_experts / E0)^b · (tokens / D0)^c``, fitted on our own sweep.
+    """``rate = base · (n_active / N0)^a · (n_experts / E0)^b · (tokens / D0)^c · (batch / B0)^d``, fitted on a sweep.
 
-    The centre (N0, E0, D0) is the middle of the sweep, so ``base`` is the best rate there. The rate is that of a model
-    of the base width; ``proxies.model.parameter_groups`` turns it into a rate for every parameter.
+    The sweep and its fit are in ``experiments/reproductions/learning_rate_sweep``; the centre (N0, E0, D0, B0) is its
+    middle, so ``base`` is the best rate there. The rate is that of a model of the base width;
+    ``proxies.model.parameter_groups`` turns it into a rate for every parameter.
     """
 
-    base: PositiveFloat = 1.0e-2
-    n_active_exponent: float = 0.0
-    n_experts_exponent: float = 0.0
-    tokens_exponent: float = 0.0
+    base: PositiveFloat = 1.167e-2
+    n_active_exponent: float = 0.039
+    n_experts_exponent: float = -0.067
+    tokens_exponent: float = -0.265
+    batch_exponent: float = 0.445
     n_active_centre: PositiveFloat = 2.0**18
     """Active parameters without embeddings."""
     n_experts_centre: PositiveFloat = 8.0
     """Routed experts of a MoE layer; a dense layer counts as one."""
     tokens_centre: PositiveFloat = 2.0**19
     """Training tokens."""
+    batch_centre: PositiveFloat = 2048.0
+    """Tokens of one step."""
 
-    def __call__(self, *, n_active: float, n_experts: float, tokens: float) -> float:
-        """Return the peak learning rate of a model of ``n_active`` parameters trained on ``tokens`` tokens."""
+    def __call__(self, *, n_active: float, n_experts: float, tokens: float, batch: float) -> float:
+        """Return the peak rate of ``n_active`` parameters on ``tokens`` tokens in steps of ``batch`` tokens."""
         return self.base * math.exp(
             self.n_active_exponent * math.log(n_active / self.n_active_centre)
             + self.n_experts_exponent * math.log(max(n_experts, 1.0) / self.n_experts_centre)
             + self.tokens_exponent * math.log(tokens / self.tokens_centre)
+            + self.batch_exponent * math.log(batch / self.batch_centre)
         )
 
 
@@ -93,7 +98,12 @@ class TrainingRecipe(Frozen):
     decay_shape: Literal["sqrt", "linear"] = "sqrt"
     """How the rate falls to zero: ``1 - sqrt(t)`` or ``1 - t`` for t from 0 to 1 over the branch."""
 
+    embedding_rate: PositiveFloat = 30.0
+    """Learning rate of the embedding over that of matrices at the reference width."""
+    head_rate: PositiveFloat = 5.0
+    """The same of the head, or of a matrix that is embedding and head."""
     weight_decay: float = Field(default=0.1, ge=0)
+    """A step shrinks decaying weights by ``learning rate * weight_decay``, whatever factors their own rate has."""
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: PositiveFloat = 1e-8
     gradient_clip: PositiveFloat = 1.0
@@ -132,18 +142,19 @@ class TrainingRecipe(Frozen):
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def learning_rate(recipe: TrainingRecipe, *, n_active: int, n_experts: float) -> float:
+def learning_rate(recipe: TrainingRecipe, *, n_active: int, n_experts: float, batch: int) -> float:
     """Return the peak learning rate of a trunk.
 
     Args:
         recipe: holds the rule, or the fixed rate.
         n_active: active parameters without embeddings.
         n_experts: routed experts a MoE layer, averaged over MoE layers; 0 for a dense model.
+        batch: tokens of one optimiser step.
     """
     if recipe.learning_rate is not None:
         return recipe.learning_rate
     reference = recipe.reference_tokens_per_parameter * n_active
-    return recipe.learning_rate_rule(n_active=n_active, n_experts=n_experts, tokens=reference)
+    return recipe.learning_rate_rule(n_active=n_active, n_experts=n_experts, tokens=reference, batch=batch)
 
 
 def batch_tokens(recipe: TrainingRecipe, *, n_active: int, seq_len: int) -> int:
