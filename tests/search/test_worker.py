@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -52,12 +52,28 @@ def expected(small: SimulatedWorld) -> list[Row]:
     return rows
 
 
-def run_worker(path: Path, world: SimulatedWorld, seconds: float) -> None:
+class Place(NamedTuple):
+    """Where a campaign lives."""
+
+    storage: str
+    folder: Path
+    name: str = "campaign"
+
+    def ledger(self, problem: Problem | None = None) -> Ledger:
+        return Ledger(self.storage, name=self.name, problem=problem)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path / "journal.log"), tmp_path)
+
+
+def run_worker(place: Place, world: SimulatedWorld, seconds: float) -> None:
     """A worker process; trials take a little while, reporting and saving "checkpoints" on the way."""
     chance = random.Random(os.getpid())
 
     def evaluate(trial: Trial, report: Report) -> list[Run]:
-        checkpoint = path.parent / f"{trial.run_key}.checkpoint"
+        checkpoint = place.folder / f"{trial.run_key}.checkpoint"
         done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
         for step in range(done, 4):
             report(5.0 - step, step + 1)
@@ -66,17 +82,17 @@ def run_worker(path: Path, world: SimulatedWorld, seconds: float) -> None:
             checkpoint.with_suffix(f".{os.getpid()}").replace(checkpoint)
         return world.evaluate(trial, report)
 
-    work(Ledger(path), world.problem, evaluate, heartbeat_seconds=0.05, report_seconds=0.0)
+    work(place.ledger(), world.problem, evaluate, heartbeat_seconds=0.05, report_seconds=0.0)
 
 
-def start(path: Path, world: SimulatedWorld, seconds: float = 0.02) -> Any:
-    process = FORK.Process(target=run_worker, args=(path, world, seconds))
+def start(place: Place, world: SimulatedWorld, seconds: float = 0.02) -> Any:
+    process = FORK.Process(target=run_worker, args=(place, world, seconds))
     process.start()
     return process
 
 
-def assert_finished_like(path: Path, expected: Sequence[Row]) -> None:
-    ledger = Ledger(path)
+def assert_finished_like(place: Place, expected: Sequence[Row]) -> None:
+    ledger = place.ledger()
     rows = ledger.rows()
     assert rows == list(expected)  # designs, scales, seeds, reasons, costs and runs, bit for bit
     budget = budget_of(ledger.problem.budget_flops, rows)
@@ -88,24 +104,23 @@ def assert_finished_like(path: Path, expected: Sequence[Row]) -> None:
 
 @pytest.mark.parametrize("n_workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_table(
-    n_workers: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
+    n_workers: int, place: Place, small: SimulatedWorld, expected: list[Row]
 ) -> None:
-    path = tmp_path / "journal.log"
-    Ledger(path, problem=small.problem)
-    workers = [start(path, small) for _ in range(n_workers)]
+    place.ledger(small.problem)
+    workers = [start(place, small) for _ in range(n_workers)]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert_finished_like(path, expected)
+    assert_finished_like(place, expected)
 
 
 def kill_at_random(
-    path: Path, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int, seconds: float = 0.02
+    place: Place, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int, seconds: float = 0.02
 ) -> int:
     """Run workers, killing one every few tenths of a second, until the campaign is over. Return the number of kills."""
     chance = random.Random(seed)
-    Ledger(path, problem=world.problem)
-    workers = [start(path, world, seconds) for _ in range(n_workers)]
+    place.ledger(world.problem)
+    workers = [start(place, world, seconds) for _ in range(n_workers)]
     kills = 0
     give_up = time.monotonic() + 90
     while any(worker.exitcode != 0 for worker in workers):
@@ -117,23 +132,28 @@ def kill_at_random(
             workers[victim].join()
             kills += workers[victim].exitcode == -signal.SIGKILL
         if workers[victim].exitcode != 0:
-            workers[victim] = start(path, world, seconds)
-    assert_finished_like(path, expected)
+            workers[victim] = start(place, world, seconds)
+    assert_finished_like(place, expected)
     return kills
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_kills_change_nothing(seed: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]) -> None:
-    kills = kill_at_random(tmp_path / "journal.log", small, expected, seed=seed, n_workers=2)
+def test_random_kills_change_nothing(seed: int, place: Place, small: SimulatedWorld, expected: list[Row]) -> None:
+    kills = kill_at_random(place, small, expected, seed=seed, n_workers=2)
     assert kills >= 3
+
+
+def test_random_kills_change_nothing_on_a_database_server(
+    postgresql: str, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
+) -> None:
+    place = Place(postgresql, tmp_path, name=f"kills {tmp_path}")
+    assert kill_at_random(place, small, expected, seed=5, n_workers=2) >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 20))
-def test_many_random_kills_change_nothing(
-    seed: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
-) -> None:
-    assert kill_at_random(tmp_path / "journal.log", small, expected, seed=seed, n_workers=3, seconds=0.1) >= 8
+def test_many_random_kills_change_nothing(seed: int, place: Place, small: SimulatedWorld, expected: list[Row]) -> None:
+    assert kill_at_random(place, small, expected, seed=seed, n_workers=3, seconds=0.1) >= 8
 
 
 def killed_after(owner: type, method: str, call: int) -> Callable[[], None]:
