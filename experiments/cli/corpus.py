@@ -1,7 +1,5 @@
 """``moe-search corpus``: the text that proxies are trained on."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from typing import Annotated, Literal
 
 import typer

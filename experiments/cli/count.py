@@ -1,7 +1,5 @@
 """``moe-search count``: what a model holds and what a token costs, exactly, without training anything."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``moe-search export``: a configuration in the format of a training or inference stack."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from pathlib import Path
 from typing import Annotated
 

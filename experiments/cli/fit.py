@@ -1,7 +1,5 @@
 """``moe-search fit``: scaling laws on any table of runs."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from pathlib import Path
 from typing import Annotated, Literal
 

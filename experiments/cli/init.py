@@ -1,7 +1,5 @@
 """``moe-search init``: a fully commented campaign.yaml."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from pathlib import Path
 from typing import Annotated
 

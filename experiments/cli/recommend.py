@@ -1,7 +1,5 @@
 """``moe-search recommend``: a full-scale model for a budget, from a campaign or from a fit."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from pathlib import Path
 from typing import Annotated
 

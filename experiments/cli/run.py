@@ -1,7 +1,5 @@
 """``moe-search run``: search, fit, recommend, report."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 import shlex
 import sys
 from typing import Annotated

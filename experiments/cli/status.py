@@ -1,7 +1,5 @@
 """``moe-search status``: how a campaign stands."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from moe_search.experiments.cli.console import out, print_json
 from moe_search.experiments.cli.options import Json, SpecPath
 

@@ -1,7 +1,5 @@
 """``moe-search ui``: MLflow on this campaign, in the browser."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``moe-search worker``: one more worker on a campaign's storage."""
 
-# ruff: noqa: PLC0415 - heavy imports happen inside verbs, so that --help answers at once
-
 import os
 import socket
 from typing import Annotated

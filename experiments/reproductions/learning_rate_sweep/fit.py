@@ -66,7 +66,7 @@ def best_rates(frame: pl.DataFrame) -> list[Best]:
         near = (loss <= loss[at] + NEAR) | (np.abs(np.arange(len(rate)) - at) <= 1)
         a, b, c = np.polyfit(np.log(rate[near] / rate[at]), loss[near], 2)
         if a > 0:
-            found.append(Best(*key, float(rate[at] * np.exp(-b / (2 * a))), float(c - b**2 / (4 * a))))
+            found.append(Best._make((*key, float(rate[at] * np.exp(-b / (2 * a))), float(c - b**2 / (4 * a)))))
     return found
 
 
