@@ -7,7 +7,6 @@ A value that a run keeps per domain is a column per domain: ``weight/<domain>``,
 
 import json
 import os
-import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -109,15 +108,15 @@ def write_runs(frame: pl.DataFrame, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with beside.open("wb") as file:
                 frame.write_parquet(file)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(path)
+            beside.replace(path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error
 
