@@ -4,11 +4,22 @@ Integer columns take part as float64: ``6 * n_total * tokens`` overflows 64-bit 
 """
 
 import difflib
+import re
 
 import polars as pl
 import polars.selectors as cs
 
 from moe_search.spaces.errors import InvalidInputError
+
+QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
+GROUPED_NUMBER = re.compile(r"(?<![\w.])\d+(?:_\d+)+")
+
+
+def _without_grouping(expression: str) -> str:
+    """Return the expression with 1_500_000 written as 1500000: Polars reads the former as ``1 AS _500_000``."""
+    parts = QUOTED.split(expression)
+    parts[::2] = [GROUPED_NUMBER.sub(lambda number: number[0].replace("_", ""), part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def evaluate(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
@@ -23,7 +34,8 @@ def evaluate(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
         InvalidInputError: it does not parse, names a column that is not there, or cannot be computed.
     """
     try:
-        column = frame.with_columns(cs.integer().cast(pl.Float64)).select(pl.sql_expr(expression).alias("value"))
+        parsed = pl.sql_expr(_without_grouping(expression)).alias("value")
+        column = frame.with_columns(cs.integer().cast(pl.Float64)).select(parsed)
     except pl.exceptions.ColumnNotFoundError as error:
         raise missing_column(_named_column(str(error)), frame.columns, where=where) from error
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:

@@ -31,7 +31,7 @@ def drawn(n: int, seed: int, lean: float = 1.0) -> tuple[Tensor, Assignment]:
 
 
 def test_registry_is_the_folder() -> None:
-    assert BALANCING.names() == ("aux_loss", "loss_free", "none")
+    assert {"aux_loss", "loss_free", "none"} <= set(BALANCING.names())
 
 
 @pytest.mark.parametrize("scope", ["micro", "global"])
