@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from moe_search.experiments.concluding import Conclusion, conclude
-from moe_search.experiments.opening import open_campaign_corpus, open_ledger, search_problem
+from moe_search.experiments.opening import check_unchanged, open_campaign_corpus, open_ledger, search_problem
 from moe_search.experiments.overview import overview
 from moe_search.experiments.progress import CampaignProgress
 from moe_search.experiments.projecting import Projection
@@ -64,6 +64,7 @@ def run_campaign(
         corpus = open_campaign_corpus(spec, log)
         problem = search_problem(spec, corpus)
         ledger = open_ledger(spec, workspace, problem)
+        check_unchanged(ledger.problem, corpus, warn)
         projection = Projection(spec, workspace, ledger, warn=warn)
         try:
             _search(

@@ -27,8 +27,33 @@ def open_campaign_corpus(spec: Spec, log: Callable[[str], None]) -> Corpus:
 def search_problem(spec: Spec, corpus: Corpus) -> Problem:
     """Return what the search is about, on the domains that the corpus really has."""
     return planned_problem(spec).replace(
-        space=on_domains(spec.space, corpus.domains), context=campaign_context(spec, corpus)
+        space=on_domains(spec.space, corpus.domains),
+        context=campaign_context(spec, corpus),
+        data_hash=corpus.data_hash,
+        code_version=code_version(),
     )
+
+
+def check_unchanged(problem: Problem, corpus: Corpus, warn: Callable[[str], None]) -> None:
+    """Make sure that a started campaign goes on with the text it was started with.
+
+    Args:
+        problem: as the ledger has it.
+        corpus: as it is now.
+        warn: told that the training code is another one, which is no reason to stop.
+
+    Raises:
+        InvalidInputError: the text has changed since, so that new trials could not be compared with the old ones.
+    """
+    if problem.data_hash and problem.data_hash != corpus.data_hash:
+        raise InvalidInputError(
+            f"the text has changed since the campaign was started (data hash {problem.data_hash} then, "
+            f"{corpus.data_hash} now); its trials would not be comparable",
+            where="corpus",
+            fix="restore the text, or choose a new folder",
+        )
+    if problem.code_version and problem.code_version != code_version():
+        warn(f"the campaign was started with training code {problem.code_version}; this is {code_version()}")
 
 
 def campaign_context(spec: Spec, corpus: Corpus) -> str:

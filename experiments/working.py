@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from moe_search.experiments.evaluate import make_evaluate
-from moe_search.experiments.opening import open_campaign_corpus, open_ledger
+from moe_search.experiments.opening import check_unchanged, open_campaign_corpus, open_ledger
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace
 from moe_search.search.worker import work
@@ -28,5 +28,6 @@ def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[
     ledger = open_ledger(spec, workspace)
     corpus = open_campaign_corpus(spec, log)
     problem = ledger.problem
+    check_unchanged(problem, corpus, log)
     evaluate = make_evaluate(spec, corpus, workspace.checkpoints, context=problem.context)
     return work(ledger, problem, evaluate, owner=owner, stop=stop, report_seconds=SECONDS_BETWEEN_REPORTS)

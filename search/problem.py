@@ -34,6 +34,10 @@ class Problem(Frozen):
     """Share of a horizon that is learning-rate decay: what a shorter horizon costs beyond the trunk it shares."""
     context: str = ""
     """Fingerprint of recipe, data and code; part of every run key."""
+    data_hash: str = ""
+    """The text behind ``context``: no other may join the campaign. Empty where it is not known."""
+    code_version: str = ""
+    """The training code behind ``context``."""
     seed: int = 0
     lag: int = Field(default=3, ge=0)
     """A proposal looks at the results of all trials but the ``lag`` latest, so ``lag + 1`` workers hardly wait."""

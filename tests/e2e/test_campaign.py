@@ -1,6 +1,7 @@
 """A whole campaign through the command line: what it leaves behind, and that doing it again changes nothing."""
 
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -155,6 +156,25 @@ def test_a_changed_specification_is_not_mixed_into_old_results(
         assert main(["run", "campaign.yaml", "--set", field]) == 2
         assert field.partition("=")[0] in capsys.readouterr().err
     assert (campaign.folder / "results" / "campaign.yaml").read_text() == resolved
+
+
+def test_changed_text_is_not_mixed_into_old_results(new_campaign: Any, text: Path, tmp_path: Path) -> None:
+    shutil.copytree(text, tmp_path / "text")
+    campaign = new_campaign()
+    specification = campaign.folder / "campaign.yaml"
+    specification.write_text(specification.read_text().replace(str(text), str(tmp_path / "text")))
+    started = campaign("run", "campaign.yaml", "--set", "budget.max_minutes=0.01")
+    assert started.returncode == 3, started.stderr
+    original = (tmp_path / "text" / "lists" / "0.txt").read_text()
+    (tmp_path / "text" / "lists" / "0.txt").write_text("other words\n" * 500)
+    for verb in (("run", "campaign.yaml"), ("worker", "results")):
+        refused = campaign(*verb)
+        assert refused.returncode == 2, refused.stderr
+        assert "error: corpus: the text has changed" in refused.stderr
+        assert "nearest fix: restore the text" in refused.stderr
+    (tmp_path / "text" / "lists" / "0.txt").write_text(original)
+    resumed = campaign("run", "campaign.yaml", "--set", "budget.max_minutes=0.01")
+    assert resumed.returncode == 3, resumed.stderr
 
 
 def test_one_proxy_outside_a_campaign(finished: Any) -> None:
