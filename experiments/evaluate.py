@@ -50,6 +50,8 @@ def make_evaluate(spec: Spec, corpus: Corpus, checkpoints: Path, *, context: str
         context: fingerprint of recipe, data and code, for the keys of the runs.
     """
 
+    recipe = spec.training.replace(threads=spec.workers.threads)
+
     def evaluate(trial: Trial, report: Report) -> list[Run]:
         furthest = (float("nan"), 0)
 
@@ -64,7 +66,7 @@ def make_evaluate(spec: Spec, corpus: Corpus, checkpoints: Path, *, context: str
             resolve(trial.design, trial.scale, spec.shape),
             horizons=trial.horizons,
             corpus=corpus,
-            recipe=spec.training,
+            recipe=recipe,
             seed=trial.seed,
             context=context,
             checkpoint_dir=checkpoints / trial.run_key,

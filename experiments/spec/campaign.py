@@ -37,7 +37,7 @@ class Workers(Frozen):
 
     count: PositiveInt = 2
     threads: PositiveInt = 1
-    """CPU threads each. Two one-thread workers beat one two-thread worker on two cores."""
+    """CPU threads each, of the training loop too. Two one-thread workers beat one two-thread worker on two cores."""
 
 
 class Objective(Frozen):
@@ -123,6 +123,16 @@ class Spec(Frozen):
                 where="shape.vocab_size",
                 allowed=str(self.corpus.vocab_size),
                 fix="leave shape.vocab_size out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_thread_count(self) -> Self:
+        if self.training.threads not in {1, self.workers.threads}:  # 1 is what the resolved copy writes
+            raise InvalidInputError(
+                f"training.threads is {self.training.threads} but workers have {self.workers.threads}",
+                where="training.threads",
+                fix=f"leave it out and set workers.threads = {self.training.threads}",
             )
         return self
 

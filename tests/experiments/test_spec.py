@@ -1,13 +1,20 @@
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 
+from moe_search.experiments import evaluate
+from moe_search.experiments.opening import planned_problem
 from moe_search.experiments.presets.catalogue import preset_names, preset_path
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
 from moe_search.experiments.spec.loading import load_spec, resolved_text
+from moe_search.proxies.corpus import Corpus
+from moe_search.proxies.training.recipe import TrainingRecipe
+from moe_search.search.initial_design import initial_design
 from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.run import Run
 
 TEXT = """\
 name: tiny
@@ -112,6 +119,25 @@ def test_a_mistake_is_one_sentence_with_its_place(tmp_path: Path, old: str, new:
 def test_a_mistake_on_the_command_line_is_placed_there(tmp_path: Path) -> None:
     assert refused(tmp_path, TEXT, "space.granularty=3").startswith("--set space.granularty: unknown key")
     assert refused(tmp_path, TEXT, "budget.train_flops=0").startswith("--set budget.train_flops: train_flops is 0")
+
+
+def test_workers_threads_are_those_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes: list[TrainingRecipe] = []
+
+    def train(*_: object, recipe: TrainingRecipe, **__: object) -> list[Run]:
+        recipes.append(recipe)
+        return []
+
+    monkeypatch.setattr(evaluate, "train_proxy", train)
+    spec = load(tmp_path, TEXT, "workers.threads=3")
+    problem = planned_problem(spec)
+    trial = problem.trial(0, initial_design(problem)[0])
+    evaluate.make_evaluate(spec, cast(Corpus, None), tmp_path, context="")(trial, lambda *_: None)
+    assert [recipe.threads for recipe in recipes] == [3]
+    assert spec.training.fingerprint() == load(tmp_path).training.fingerprint(), "keys of runs do not depend on it"
+    assert "training.threads is 4 but workers have 2" in refused(
+        tmp_path, TEXT, "training.threads=4", "workers.threads=2"
+    )
 
 
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
