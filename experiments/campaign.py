@@ -64,7 +64,12 @@ def run_campaign(
         corpus = open_campaign_corpus(spec, log)
         problem = search_problem(spec, corpus)
         ledger = open_ledger(spec, workspace, problem)
-        check_unchanged(ledger.problem, corpus, warn)
+        check_unchanged(spec, ledger.problem, corpus, warn)
+        if spec.workers.count > spec.workers.in_flight:
+            warn(
+                f"{spec.workers.count} workers share {spec.workers.in_flight} trials in flight, so some wait; "
+                "a new campaign may set workers.in_flight"
+            )
         projection = Projection(spec, workspace, ledger, warn=warn)
         try:
             _search(

@@ -34,17 +34,25 @@ def search_problem(spec: Spec, corpus: Corpus) -> Problem:
     )
 
 
-def check_unchanged(problem: Problem, corpus: Corpus, warn: Callable[[str], None]) -> None:
-    """Make sure that a started campaign goes on with the text it was started with.
+def check_unchanged(spec: Spec, problem: Problem, corpus: Corpus, warn: Callable[[str], None]) -> None:
+    """Make sure that a started campaign goes on with the text and the lag it was started with.
 
     Args:
+        spec: as it is now.
         problem: as the ledger has it.
         corpus: as it is now.
         warn: told that the training code is another one, which is no reason to stop.
 
     Raises:
-        InvalidInputError: the text has changed since, so that new trials could not be compared with the old ones.
+        InvalidInputError: the text has changed since, so that new trials could not be compared with the old ones, or
+            the number of trials in flight, on which proposals depend.
     """
+    if problem.lag != spec.workers.in_flight - 1:
+        raise InvalidInputError(
+            f"the campaign was started with {problem.lag + 1} trials in flight, not {spec.workers.in_flight}",
+            where="workers.in_flight",
+            fix=f"in_flight = {problem.lag + 1}, or choose a new folder",
+        )
     if problem.data_hash and problem.data_hash != corpus.data_hash:
         raise InvalidInputError(
             f"the text has changed since the campaign was started (data hash {problem.data_hash} then, "
@@ -71,6 +79,7 @@ def planned_problem(spec: Spec) -> Problem:
         budget_flops=spec.budget.train_flops,
         decay_share=spec.training.decay_share,
         seed=spec.seed,
+        lag=spec.workers.in_flight - 1,
     )
 
 
@@ -114,5 +123,6 @@ def open_ledger(spec: Spec, workspace: Workspace, problem: Problem | None = None
             where="folder",
             fix="moe-search run starts it",
         )
-    agreed = {name: value for name, value in deciding(spec).items() if name != "storage"}
+    beside = {"storage", "workers"}  # the ledger is the storage, and the problem in it has the trials in flight
+    agreed = {name: value for name, value in deciding(spec).items() if name not in beside}
     return Ledger(storage, name=spec.name, problem=problem, spec=agreed if problem else None)

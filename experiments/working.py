@@ -28,6 +28,6 @@ def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[
     ledger = open_ledger(spec, workspace)
     corpus = open_campaign_corpus(spec, log)
     problem = ledger.problem
-    check_unchanged(problem, corpus, log)
+    check_unchanged(spec, problem, corpus, log)
     evaluate = make_evaluate(spec, corpus, workspace.checkpoints, context=problem.context)
     return work(ledger, problem, evaluate, owner=owner, stop=stop, report_seconds=SECONDS_BETWEEN_REPORTS)

@@ -38,6 +38,9 @@ class Workers(Frozen):
     count: PositiveInt = 2
     threads: PositiveInt = 1
     """CPU threads each, of the training loop too. Two one-thread workers beat one two-thread worker on two cores."""
+    in_flight: PositiveInt = 4
+    """Trials that can be in training at once, on all machines: each proposal waits for all results but the latest
+    ``in_flight - 1``. Fixed when the campaign is started, so that the trials do not depend on who joins."""
 
 
 class Objective(Frozen):

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from moe_search.experiments import evaluate
-from moe_search.experiments.opening import planned_problem
+from moe_search.experiments.opening import check_unchanged, planned_problem
 from moe_search.experiments.presets.catalogue import preset_names, preset_path
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
@@ -138,6 +138,24 @@ def test_workers_threads_are_those_of_training(tmp_path: Path, monkeypatch: pyte
     assert "training.threads is 4 but workers have 2" in refused(
         tmp_path, TEXT, "training.threads=4", "workers.threads=2"
     )
+
+
+def test_trials_in_flight_belong_to_the_problem_and_workers_do_not(tmp_path: Path) -> None:
+    two, many = load(tmp_path, TEXT, "workers.count=2"), load(tmp_path, TEXT, "workers.count=16")
+    assert planned_problem(two) == planned_problem(many)
+    wide = load(tmp_path, TEXT, "workers.in_flight=16")
+    assert planned_problem(wide).lag == 15
+    check_unchanged(wide, planned_problem(wide), cast(Corpus, None), pytest.fail)
+    with pytest.raises(InvalidInputError, match=r"workers.in_flight: .* started with 4 trials in flight, not 16"):
+        check_unchanged(wide, planned_problem(two), cast(Corpus, None), pytest.fail)
+
+
+def test_another_code_version_is_one_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    spec = load(tmp_path)
+    check_unchanged(spec, planned_problem(spec).replace(code_version="0.0+old"), cast(Corpus, None), said.append)
+    assert len(said) == 1
+    assert "0.0+old" in said[0]
 
 
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
