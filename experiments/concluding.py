@@ -15,9 +15,10 @@ import polars as pl
 from moe_search.experiments.exporters import export, get_exporter
 from moe_search.experiments.fitting import fit_campaign, fits_json
 from moe_search.experiments.projecting import Projection, runs_frame
-from moe_search.experiments.recommending import FULL_SCALE, candidates, choose_predictor
+from moe_search.experiments.recommending import candidates, choose_predictor
 from moe_search.experiments.reporting import report_input
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.experiments.workspace import Workspace, write_text
 from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.recommend import Recommendation, Target, recommend
@@ -74,14 +75,14 @@ def conclude(
 
     log("predicting the full scale")
     try:
-        recommendation, predictor = recommend_campaign(
+        recommendation, predictor, dense = recommend_campaign(
             ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
         )
     except InvalidInputError as error:
         write_report(None, [*warnings, f"there is no recommendation: {error}"])
         raise
     exported, lost = _write(recommendation, predictor, workspace)
-    write_report(recommendation, warnings)
+    write_report(recommendation, [*warnings, *dense])
     best = recommendation.best
     words = f"{best.realised.n_active:.3g} active of {best.realised.n_total:.3g}, {best.tokens:.3g} tokens"
     projection.finish(
@@ -97,7 +98,7 @@ def conclude(
         exported=tuple(exported),
         lost=tuple(lost),
         warnings=tuple(warnings),
-        controls=tuple(controls(RunsView(frame))),
+        controls=(*controls(RunsView(frame)), *dense),
     )
 
 

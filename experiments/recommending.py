@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from moe_search.experiments.predicting import SurrogatePredictor
+from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.predictor import LawPredictor, Predictor
 from moe_search.scaling.recommend import Recommendation, Target, recommend
@@ -16,15 +17,6 @@ from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.rules import ShapeRules
 from moe_search.spaces.space import SearchSpace
 
-FULL_SCALE = ShapeRules(
-    vocab_size=131_072,
-    seq_len=8192,
-    head_dim=128,
-    query_groups=8,
-    d_model_multiple=128,
-    d_expert_multiple=128,
-)
-"""How the integers of a large model are chosen: multiples of 128 fill the matrix units of a GPU."""
 FEWEST_TRIALS = 6
 """Below so many finished trials the surrogate has little but its priors, and a law is used alone."""
 MOST_TRIED, SPREAD, NEIGHBOURS = 64, 64, 16
@@ -32,7 +24,10 @@ MOST_TRIED, SPREAD, NEIGHBOURS = 64, 64, 16
 
 
 def candidates(problem: Problem, rows: Sequence[Row]) -> list[Design]:
-    """Return the designs to choose from: tried ones, others spread over the space, mutations of the best, and dense."""
+    """Return the designs to choose from: tried ones, others spread over the space, and mutations of the best.
+
+    Controls are no candidates; what a dense model is predicted to reach is said beside the recommendation.
+    """
     space = problem.space
     controls = set(space.controls())
     finished = [row for row in rows if row.runs and row.runs[-1].bpb is not None and row.trial.design not in controls]
@@ -43,7 +38,6 @@ def candidates(problem: Problem, rows: Sequence[Row]) -> list[Design]:
     )
     for rank, best in enumerate(list(tried)[:3]):
         designs |= dict.fromkeys(space.neighbours(best, NEIGHBOURS, problem.seed + rank, accept=problem.is_feasible))
-    designs |= dict.fromkeys(design for design in controls if design.ffn == "dense")
     return list(designs)
 
 

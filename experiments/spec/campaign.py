@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.proxies.corpus.config import CorpusConfig
 from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.scaling.laws import law_names
@@ -78,7 +79,7 @@ class Spec(Frozen):
     objective: Objective = Objective()
     target: Target
     target_shape: ShapeRules | None = None
-    """Shape rules of the full-scale recommendation; None: those of large models (multiples of 128, heads of 128)."""
+    """Shape rules of the full-scale recommendation; what is left out is as for large models (``FULL_SCALE``)."""
     laws: tuple[str, ...] = DEFAULT_LAWS
     """Scaling laws that are fitted and compared; the best on the held-out largest scale is used."""
     tracking: Tracking = Tracking()
@@ -93,6 +94,11 @@ class Spec(Frozen):
         if isinstance(shape, dict) and isinstance(corpus, CorpusConfig):
             return {"vocab_size": corpus.vocab_size, **shape}
         return shape
+
+    @field_validator("target_shape", mode="before")
+    @classmethod
+    def _full_scale(cls, shape: object) -> object:
+        return {**FULL_SCALE.model_dump(), **shape} if isinstance(shape, dict) else shape
 
     @field_validator("storage")
     @classmethod

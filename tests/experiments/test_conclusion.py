@@ -18,8 +18,9 @@ from moe_search.experiments.overview import overview
 from moe_search.experiments.predicting import SurrogatePredictor
 from moe_search.experiments.progress import CampaignProgress
 from moe_search.experiments.projecting import Projection, runs_frame
-from moe_search.experiments.recommending import FULL_SCALE, candidates, choose_predictor
+from moe_search.experiments.recommending import candidates, choose_predictor
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.experiments.spec.loading import load_spec
 from moe_search.experiments.workspace import Workspace
 from moe_search.scaling.predictor import LawPredictor

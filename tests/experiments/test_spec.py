@@ -9,6 +9,7 @@ from moe_search.experiments.opening import check_unchanged, planned_problem
 from moe_search.experiments.presets.catalogue import preset_names, preset_path
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
+from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.experiments.spec.loading import load_spec, resolved_text
 from moe_search.proxies.corpus import Corpus
 from moe_search.proxies.training.recipe import TrainingRecipe
@@ -156,6 +157,12 @@ def test_another_code_version_is_one_warning(tmp_path: Path) -> None:
     check_unchanged(spec, planned_problem(spec).replace(code_version="0.0+old"), cast(Corpus, None), said.append)
     assert len(said) == 1
     assert "0.0+old" in said[0]
+
+
+def test_a_partial_target_shape_is_that_of_a_large_model_for_the_rest(tmp_path: Path) -> None:
+    shape = load(tmp_path, TEXT, "target_shape.vocab_size=50_000").target_shape
+    assert shape == FULL_SCALE.replace(vocab_size=50_000)
+    assert "--set target_shape.hed_dim: unknown key" in refused(tmp_path, TEXT, "target_shape.hed_dim=64")
 
 
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
