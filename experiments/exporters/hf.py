@@ -129,7 +129,7 @@ def config(architecture: Architecture) -> dict[str, object]:
         "moe_intermediate_size": moe.d_expert,
         "num_experts": moe.n_experts,
         "num_experts_per_tok": moe.top_k,
-        "norm_topk_prob": routing.router == "topk_softmax" or routing.normalise_gates,
+        "norm_topk_prob": routing.router == "topk_softmax" or (routing.normalise_gates and moe.top_k > 1),
         "router_aux_loss_coef": routing.balance_coefficient if routing.balancing == "aux_loss" else 0.0,
         "output_router_logits": False,
         "use_sliding_window": False,

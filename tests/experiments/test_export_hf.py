@@ -52,6 +52,12 @@ def test_a_softmax_over_the_chosen_is_the_renormalised_form() -> None:
     assert hf.config(model(routing=Routing(normalise_gates=False)))["norm_topk_prob"] is False
 
 
+def test_one_gate_alone_is_not_normalised() -> None:
+    one = EXPERTS.replace(top_k=1)
+    assert hf.config(model(one))["norm_topk_prob"] is False
+    assert hf.config(model(one, routing=Routing(router="topk_softmax")))["norm_topk_prob"] is True, "its gate is 1"
+
+
 def test_everything_that_would_be_lost_is_listed(tmp_path: Path) -> None:
     rich = model(
         MoEFFN(n_experts=8, top_k=2, d_expert=24, n_shared_experts=1),
