@@ -19,9 +19,11 @@ from moe_search.experiments.recommending import candidates, choose_predictor
 from moe_search.experiments.reporting import report_input
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.full_scale import FULL_SCALE
+from moe_search.experiments.wording import UNITS, counted
 from moe_search.experiments.workspace import Workspace, write_text
 from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.recommend import Recommendation, Target, recommend
+from moe_search.scaling.recommendation import Choice
 from moe_search.scaling.report.decision import controls
 from moe_search.scaling.report.render import render_report
 from moe_search.scaling.report.runs_view import RunsView
@@ -31,6 +33,9 @@ from moe_search.search.problem import Problem
 from moe_search.search.trial import Row
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.rules import ShapeRules
+
+TIE = 0.005
+"""Relative difference of two predicted losses below which the report calls them a tie."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,14 @@ def conclude(
 
     log("predicting the full scale")
     try:
-        recommendation, predictor, dense = recommend_campaign(
+        recommendation, predictor = recommend_campaign(
             ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape
         )
     except InvalidInputError as error:
         write_report(None, [*warnings, f"there is no recommendation: {error}"])
         raise
     exported, lost = _write(recommendation, predictor, workspace)
-    write_report(recommendation, [*warnings, *dense])
+    write_report(recommendation, warnings)
     best = recommendation.best
     words = f"{best.realised.n_active:.3g} active of {best.realised.n_total:.3g}, {best.tokens:.3g} tokens"
     projection.finish(
@@ -98,7 +103,7 @@ def conclude(
         exported=tuple(exported),
         lost=tuple(lost),
         warnings=tuple(warnings),
-        controls=(*controls(RunsView(frame)), *dense),
+        controls=tuple(controls(RunsView(frame))),
     )
 
 
@@ -117,7 +122,26 @@ def recommend_campaign(
     predictor, name = choose_predictor(problem, rows, law)
     observed = Observed.of(runs_frame(rows).filter(pl.col("status") == "finished"))
     chosen = recommend(target, candidates(problem, rows), rules or FULL_SCALE, predictor, observed=observed)
+    dense = [design for design in problem.space.controls() if design.ffn == "dense"]
+    if dense:
+        control = recommend(target, dense, rules or FULL_SCALE, predictor, observed=observed).best
+        chosen = chosen.replace(warnings=(*chosen.warnings, _beside_dense(chosen.best, control)))
     return chosen, name
+
+
+def _beside_dense(best: Choice, dense: Choice) -> str:
+    """Return how a dense model fares at the same target: the control that every recommendation has to face."""
+    gain = dense.loss / best.loss - 1
+    verdict = "a tie" if abs(gain) < TIE else f"{abs(gain):.1%} {'above' if gain > 0 else 'below'} the recommendation"
+    return (
+        f"a dense model under the same target ({dense.realised.n_active:.3g} parameters, {dense.tokens:.3g} tokens) is "
+        f"predicted at {dense.loss:.3f} bits/byte: {verdict}"
+    )
+
+
+def as_json(recommendation: Recommendation, predictor: str, unit: str = UNITS["bpb"]) -> dict[str, Any]:
+    """Return ``recommendation.json``, which ``run`` and ``recommend`` print as well."""
+    return {"predictor": predictor, "unit": unit, **recommendation.model_dump(mode="json")}
 
 
 def sanity(frame: pl.DataFrame) -> list[str]:
@@ -125,10 +149,15 @@ def sanity(frame: pl.DataFrame) -> list[str]:
     warnings = []
     losing = frame.filter((pl.col("status") == "finished") & (pl.col("loss") >= pl.col("unigram_loss")))
     if losing.height:
-        warnings.append(f"{losing.height} finished runs do not beat the unigram bound of their tokenizer")
+        warnings.append(
+            f"{counted(losing.height, 'finished run does', 'finished runs do')} not beat the unigram bound of the tokenizer"
+        )
     diverged = frame.filter(pl.col("status") != "finished")
     if diverged.height:
-        warnings.append(f"{diverged.height} of {frame.height} runs did not finish and are left out of the fits")
+        warnings.append(
+            f"{diverged.height} of {counted(frame.height, 'run', 'runs')} did not finish and "
+            f"{'is' if diverged.height == 1 else 'are'} left out of the fits"
+        )
     return warnings
 
 
@@ -139,8 +168,7 @@ def _write(recommendation: Recommendation, predictor: str, workspace: Workspace)
         The files for Hugging Face, and what keeps them from being written.
     """
     best = recommendation.best
-    content = {"predictor": predictor, "unit": "bits per byte", **recommendation.model_dump(mode="json")}
-    write_text(workspace.recommendation, json.dumps(content, indent=2) + "\n")
+    write_text(workspace.recommendation, json.dumps(as_json(recommendation, predictor), indent=2) + "\n")
     workspace.recommended.mkdir(exist_ok=True)
     write_text(workspace.recommended / "architecture.json", best.architecture.model_dump_json(indent=2) + "\n")
     write_text(workspace.recommended / "design.json", best.design.model_dump_json(indent=2) + "\n")

@@ -28,6 +28,14 @@ PRIOR_SHARES = np.array([0.5, 0.25, 0.25])
 PRIOR_EXPONENT = 0.33
 PRIOR_SPREAD = np.array([0.5, 0.8, 0.8, 0.12, 0.12])
 """Standard deviations of log E, log A, log B, alpha, beta. Published exponents lie between 0.2 and 0.5."""
+EXPONENT_GAP = 0.04
+"""Standard deviation of alpha - beta. However large the exponents, published fits that tune every size agree that
+compute is best split about evenly, N ~ C^0.46 to C^0.54 (Hoffmann, Besiroglu, Porian, Tian). A small ladder says almost
+nothing on it, and at 1e9 times its FLOPs exponents 0.1 apart move tokens per parameter 20-fold."""
+_CORRELATION = np.eye(5)
+_CORRELATION[3, 4] = _CORRELATION[4, 3] = 1 - EXPONENT_GAP**2 / (2 * PRIOR_SPREAD[3] * PRIOR_SPREAD[4])
+PRIOR_ROOT = np.linalg.cholesky(_CORRELATION * np.outer(PRIOR_SPREAD, PRIOR_SPREAD))
+"""Lower root of the prior covariance S."""
 LEAST_SCATTER = 5e-3
 """Least standard deviation of log loss about the law: half a percent."""
 
@@ -49,7 +57,7 @@ class LawMean(NamedTuple):
     def linearised(self, log_n: Array, log_d: Array) -> tuple[Array, Array]:
         """Return the prior mean ``(n,)`` of log loss and the root J S^1/2 ``(n, 5)`` of its covariance."""
         value, jacobian = _law(self.theta, log_n - self.log_n, log_d - self.log_d)
-        return value + jacobian @ (self.prior - self.theta), jacobian * PRIOR_SPREAD
+        return value + jacobian @ (self.prior - self.theta), jacobian @ PRIOR_ROOT
 
     def value(self, log_n: Array, log_d: Array) -> Array:
         """Return the fitted law's log loss ``(n,)``."""
@@ -70,7 +78,7 @@ def fit_law_mean(log_n: Array, log_d: Array, log_loss: Array) -> LawMean:
         def robust(theta: Array, scatter: float = scatter) -> Array:
             scaled = (_law(theta, u, v)[0] - log_loss) / scatter
             soft = np.sign(scaled) * np.sqrt(2 * (np.sqrt(1 + scaled**2) - 1))
-            return np.concatenate([soft, (theta - prior) / PRIOR_SPREAD])
+            return np.concatenate([soft, np.linalg.solve(PRIOR_ROOT, theta - prior)])
 
         theta = least_squares(robust, theta, x_scale=PRIOR_SPREAD, max_nfev=60).x
         residual = log_loss - _law(theta, u, v)[0]

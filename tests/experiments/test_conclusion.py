@@ -133,11 +133,11 @@ def test_nothing_finished_is_a_failure_with_its_reason(simulated: Simulated, tmp
         conclude(spec, workspace, ledger, Projection(spec, workspace, ledger, warn=pytest.fail), log=lambda _: None)
 
 
-def test_controls_are_no_candidates_but_dense_is(simulated: Simulated) -> None:
+def test_controls_are_no_candidates(simulated: Simulated) -> None:
     problem = simulated.ledger.problem
     designs = candidates(problem, simulated.ledger.rows())
     assert len(designs) == len(set(designs))
-    assert sum(design.ffn == "dense" for design in designs) == 1
+    assert not any(design.ffn == "dense" for design in designs)
     assert not any(design.routing.router == "random" for design in designs)
     tried = {row.trial.design for row in simulated.ledger.rows() if row.runs and row.runs[-1].bpb is not None}
     assert tried - set(problem.space.controls()) <= set(designs)
@@ -221,6 +221,9 @@ def test_runs_that_lose_to_the_unigram_bound_are_pointed_out(simulated: Simulate
     assert not any("unigram" in warning for warning in sanity(frame))
     losing = frame.with_columns(unigram_loss=pl.col("loss") / 2)
     assert any("do not beat the unigram bound" in warning for warning in sanity(losing))
+    assert sanity(losing.head(1)) == ["1 finished run does not beat the unigram bound of the tokenizer"]
+    stopped = frame.head(3).with_columns(status=pl.Series(["diverged", "finished", "finished"]))
+    assert sanity(stopped) == ["1 of 3 runs did not finish and is left out of the fits"]
 
 
 def test_another_target_is_another_recommendation(simulated: Simulated) -> None:

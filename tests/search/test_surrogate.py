@@ -6,7 +6,7 @@ import pytest
 import torch
 from botorch.models.model import Model
 
-from moe_search.search.law_mean import PRIOR_SPREAD, fit_law_mean
+from moe_search.search.law_mean import PRIOR_ROOT, fit_law_mean
 from moe_search.search.observations import observe, repeat_variance
 from moe_search.search.problem import Problem
 from moe_search.search.surrogate import Surrogate
@@ -210,7 +210,7 @@ def test_the_law_is_recovered_from_scales_alone() -> None:
     numeric = [
         (fitted._replace(theta=fitted.theta + h).value(log_n, log_d) - fitted.value(log_n, log_d)) / 1e-6 for h in step
     ]
-    np.testing.assert_allclose(root / PRIOR_SPREAD, np.column_stack(numeric), atol=1e-5)
+    np.testing.assert_allclose(root @ np.linalg.inv(PRIOR_ROOT), np.column_stack(numeric), atol=1e-5)
     np.testing.assert_allclose(
         mean, fitted.value(log_n, log_d) + np.column_stack(numeric) @ (fitted.prior - fitted.theta), atol=1e-4
     )
