@@ -13,6 +13,7 @@ from moe_search.experiments.recommending import recommend_from_fit
 from moe_search.experiments.reporting import knob_effects, made_by, report_input
 from moe_search.experiments.spec.loading import SPEC_FILE, load_spec
 from moe_search.experiments.tables import read_table
+from moe_search.experiments.wording import UNITS
 from moe_search.experiments.workspace import Workspace
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import law_names
@@ -29,8 +30,8 @@ def is_campaign(path: Path) -> bool:
     return path.suffix in {".yaml", ".yml"} or (path / SPEC_FILE).exists()
 
 
-def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Recommendation, str]:
-    """Return a recommendation and the name of who predicts.
+def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Recommendation, str, str]:
+    """Return a recommendation, the name of who predicts, and the unit of the loss.
 
     Args:
         source: a campaign's specification or folder, or a fit file.
@@ -44,7 +45,8 @@ def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Rec
         fitted = Fit.from_file(source)
         if "train_flops" not in limits:
             raise InvalidInputError("a fit has no target of its own", where="--train-flops", fix="--train-flops 1e22")
-        return recommend_from_fit(fitted, _target(limits)), f"the law {fitted.law.name}"
+        recommendation = recommend_from_fit(fitted, _target(limits))
+        return recommendation, f"the law {fitted.law.name}", UNITS[fitted.objective_column]
     spec = load_spec(source)
     ledger = open_ledger(spec, Workspace(spec))
     rows = ledger.rows()
@@ -54,7 +56,10 @@ def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Rec
     log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
     fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
     target = _target({**spec.target.model_dump(exclude_unset=True), **limits})
-    return recommend_campaign(ledger.problem, rows, fits.chosen, target=target, rules=spec.target_shape)
+    recommendation, predictor = recommend_campaign(
+        ledger.problem, rows, fits.chosen, target=target, rules=spec.target_shape
+    )
+    return recommendation, predictor, UNITS["bpb"]
 
 
 def _target(fields: Mapping[str, object]) -> Target:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from moe_search.experiments import numbers
 from moe_search.experiments.concluding import Conclusion
-from moe_search.experiments.wording import mixture_words, schedule_name
+from moe_search.experiments.wording import UNITS, mixture_words, schedule_name
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.recommend import Choice, Recommendation
 from moe_search.spaces.architecture import Architecture
@@ -19,24 +19,24 @@ SHOWN = 6
 """Near-optimal choices on the terminal; all are in the report and in recommendation.json."""
 
 
-def recommendation_panel(recommendation: Recommendation, predictor: str) -> RenderableType:
+def recommendation_panel(recommendation: Recommendation, predictor: str, unit: str = UNITS["bpb"]) -> RenderableType:
     """Return the recommended model with its constraint, interval and extrapolation."""
     best = recommendation.best
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="cyan", no_wrap=True)
     facts.add_column()
-    for name, value in _facts(recommendation, predictor):
+    for name, value in _facts(recommendation, predictor, unit):
         facts.add_row(name, value)
     parts: list[RenderableType] = [facts]
     if len(recommendation.near_optimal) > 1:
-        parts += [Text(), _near_optimal(recommendation)]
+        parts += [Text(), _near_optimal(recommendation, unit)]
     parts += [Text(f"! {warning}", style="yellow") for warning in recommendation.warnings]
     total, active = numbers.count(best.realised.n_total), numbers.count(best.realised.n_active)
     title = f"Recommended: {total} parameters, {active} active"
     return Panel(Group(*parts), title=f"[bold]{title}[/bold]", title_align="left", box=box.ROUNDED, padding=(1, 2))
 
 
-def _facts(recommendation: Recommendation, predictor: str) -> Iterator[tuple[str, str]]:
+def _facts(recommendation: Recommendation, predictor: str, unit: str) -> Iterator[tuple[str, str]]:
     best = recommendation.best
     yield "model", describe(best.architecture)
     yield "design", _design(best)
@@ -45,7 +45,7 @@ def _facts(recommendation: Recommendation, predictor: str) -> Iterator[tuple[str
     yield "memory", f"{best.inference_gb:.3g} GB to serve in bf16, {best.training_gb:.3g} GB to train unsharded"
     yield (
         "predicted loss",
-        f"{best.loss:.3f} bits/byte, 95 % interval {best.low95:.3f} to {best.high95:.3f}, by {predictor}",
+        f"{best.loss:.3f} {_short(unit)}, 95 % interval {best.low95:.3f} to {best.high95:.3f}, by {predictor}",
     )
     yield "held fixed", recommendation.constraint
     if recommendation.extrapolation:
@@ -70,6 +70,10 @@ def describe(architecture: Architecture) -> str:
     return f"{text}, {moe.top_k} of {experts} experts{shared}, each {moe.d_expert} wide"
 
 
+def _short(unit: str) -> str:
+    return unit.replace(" per ", "/")
+
+
 def _design(choice: Choice) -> str:
     if choice.design.ffn == "dense":
         return "dense"
@@ -88,11 +92,11 @@ def active_share(choice: Choice) -> str:
     return f"{moe.top_k + moe.n_shared_experts}/{choice.realised.n_experts + moe.n_shared_experts:.0f}"
 
 
-def _near_optimal(recommendation: Recommendation) -> Table:
+def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title="As good, as far as the runs can tell", title_justify="left", title_style="bold"
     )
-    headings = ("total", "active", "G", "experts", "schedule", "tokens", "bits/byte", "mixture")
+    headings = ("total", "active", "G", "experts", "schedule", "tokens", _short(unit), "mixture")
     for heading in headings:
         is_text = heading in {"schedule", "mixture"}
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "mixture")

@@ -12,7 +12,7 @@ from moe_search.experiments.overview import Overview, share
 from moe_search.experiments.planning import Plan
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.loading import shown
-from moe_search.experiments.wording import design_words, mixture_words, scale_words
+from moe_search.experiments.wording import counted, design_words, mixture_words, scale_words
 from moe_search.proxies.corpus import Corpus
 from moe_search.search.trial import Row
 from moe_search.spaces.run import Run
@@ -48,7 +48,7 @@ def plan_renderables(plan: Plan) -> Iterator[RenderableType]:
     facts.add_column()
     facts.add_row(
         "initial design",
-        f"{len(plan.initial)} proxies, {numbers.flops(initial)} FLOPs ({initial / plan.budget_flops:.0%})",
+        f"{counted(len(plan.initial), 'proxy', 'proxies')}, {numbers.flops(initial)} FLOPs ({initial / plan.budget_flops:.0%})",
     )
     facts.add_row(
         "then the search",

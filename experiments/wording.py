@@ -8,6 +8,9 @@ from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.resolve import Resolved
 from moe_search.spaces.schedule import NAMED_SCHEDULES, CapacitySchedule
 
+UNITS = {"bpb": "bits per byte", "loss": "nats per token"}
+"""Of the loss columns of a runs table."""
+
 
 def schedule_name(schedule: CapacitySchedule) -> str:
     """Return the name of a schedule, or its coefficients where it has none."""
@@ -58,6 +61,11 @@ def shape_words(resolved: Resolved) -> str:
     counts = [ffn.n_experts for ffn in architecture.moe_layers]
     experts = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
     return f"{body}, {moe.top_k} of {experts} experts, {moe.d_expert} wide"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return ``1 proxy`` or ``2 proxies``."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def listed(words: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ def recommend(
       moe-search recommend fit.json --train-flops 1e22 --json
     """
     from moe_search.experiments.advising import advise
+    from moe_search.experiments.concluding import as_json
     from moe_search.experiments.presenting import recommendation_panel
 
     limits = {
@@ -43,8 +44,8 @@ def recommend(
         "inference_tokens": inference_tokens,
     }
     given = {name: value for name, value in limits.items() if value is not None}
-    recommendation, predictor = advise(source, given, log=note)
+    recommendation, predictor, unit = advise(source, given, log=note)
     if json:
-        print_json({"predictor": predictor, **recommendation.model_dump(mode="json")})
+        print_json(as_json(recommendation, predictor, unit))
     else:
-        out.print(recommendation_panel(recommendation, predictor))
+        out.print(recommendation_panel(recommendation, predictor, unit))

@@ -33,6 +33,7 @@ def run(
       moe-search run campaign.yaml --json > recommendation.json
     """
     from moe_search.experiments.campaign import run_campaign
+    from moe_search.experiments.concluding import as_json
     from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
     from moe_search.experiments.spec.loading import load_spec, shown
 
@@ -49,10 +50,10 @@ def run(
         talk.print(f"stopped after {campaign.budget.max_minutes:g} minutes; the same command continues", soft_wrap=True)
         raise typer.Exit(ExitCode.STOPPED)
     if json:
-        print_json(conclusion.recommendation.model_dump(mode="json"))
+        print_json(as_json(conclusion.recommendation, conclusion.predictor))
         return
     if conclusion.comparison is not None:
-        out.print("[heading]Scaling laws on the held-out largest scale[/heading] (* is used)")
+        out.print("[heading]Scaling laws on the held-out largest scale[/heading] (* lowest held-out error)")
         out.print(fits_table(list(conclusion.comparison.fits), conclusion.comparison.chosen))
     out.print(recommendation_panel(conclusion.recommendation, conclusion.predictor))
     for line in conclusion_lines(conclusion, shown(campaign.folder)):

@@ -27,6 +27,7 @@ def worker(
     """
     from moe_search.experiments.evaluate import Stop
     from moe_search.experiments.spec.loading import load_spec
+    from moe_search.experiments.wording import counted
     from moe_search.experiments.working import work_on
 
     stop = Stop(parent)
@@ -34,4 +35,4 @@ def worker(
     done = work_on(load_spec(spec), owner=f"{socket.gethostname()}:{os.getpid()}", stop=stop, log=note)
     if stop():
         raise typer.Exit(ExitCode.INTERRUPTED)
-    note(f"{done} proxies trained; nothing is left to do")
+    note(f"{counted(done, 'proxy', 'proxies')} trained; nothing is left to do")

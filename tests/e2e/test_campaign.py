@@ -133,7 +133,7 @@ def test_the_read_verbs_speak_json(here: Here) -> None:
 def test_a_fit_file_recommends_without_the_campaign(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "results", "--law", "joint", "--resamples", "50", "-o", "fit.json"]) == 0
     chosen = here("recommend", "fit.json", "--train-flops", "1e18")
-    assert chosen["predictor"] == "the law joint"
+    assert (chosen["predictor"], chosen["unit"]) == ("the law joint", "bits per byte")
     assert main(["recommend", "fit.json"]) == 2
     assert "--train-flops" in capsys.readouterr().err
 

@@ -162,5 +162,15 @@ def test_a_table_of_anybody_s_is_fitted(capsys: pytest.CaptureFixture[str], tmp_
     fitted = json.loads(capsys.readouterr().out)[0]
     assert fitted["n_runs"] == 9
     assert fitted["parameters"]["E"]["value"] == pytest.approx(1.7, rel=0.02)
+    fit_file = ["-o", str(tmp_path / "fit.json")]
+    assert main(["fit", str(path), "--law", "chinchilla", *mapping, "--resamples", "50", *fit_file]) == 0
+    capsys.readouterr()
+    target = ["recommend", str(tmp_path / "fit.json"), "--train-flops", "1e21"]
+    assert main([*target, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unit"] == "nats per token"
+    assert main(target) == 0
+    said = capsys.readouterr().out
+    assert "nats/token" in said
+    assert "bits/byte" not in said
     assert main(["fit", str(path), "--law", "chinchilla", "--map=nonsense"]) == 2
     assert "--map" in capsys.readouterr().err
