@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.document import Document
@@ -12,6 +13,7 @@ from moe_search.experiments.spec.explaining import explain, relocate
 from moe_search.spaces.errors import InvalidInputError
 
 SPEC_FILE = "campaign.yaml"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_spec(path: Path, settings: Sequence[str] = ()) -> Spec:
@@ -28,13 +30,38 @@ def load_spec(path: Path, settings: Sequence[str] = ()) -> Spec:
         if not (path / SPEC_FILE).exists():
             raise InvalidInputError(f"there is no {SPEC_FILE} in {path}", fix=f"moe-search init {path}")
         path = path / SPEC_FILE
-    document = Document.read(path).override(settings)
+    return _absolute(validated(Spec, Document.read(path), settings))
+
+
+def validated(model: type[Model], document: Document, settings: Sequence[str] = ()) -> Model:
+    """Return ``document`` with ``settings`` on top as a ``model``.
+
+    Raises:
+        InvalidInputError: what is wrong, at its line, or at the setting without which it would not be.
+    """
+    outcome = _outcome(model, document.override(settings))
+    if not isinstance(outcome, InvalidInputError):
+        return outcome
+    if not outcome.where.startswith("--set"):
+        for count in range(len(settings) + 1):
+            earlier = _outcome(model, document.override(settings[:count]))
+            if isinstance(earlier, InvalidInputError) and earlier.what == outcome.what:
+                if count:
+                    name = settings[count - 1].partition("=")[0].strip()
+                    raise InvalidInputError(
+                        outcome.what, where=f"--set {name}", allowed=outcome.allowed, fix=outcome.fix
+                    )
+                break
+    raise outcome
+
+
+def _outcome(model: type[Model], document: Document) -> Model | InvalidInputError:
     try:
-        return _absolute(Spec.model_validate(document.data))
+        return model.model_validate(document.data)
     except ValidationError as error:
-        raise explain(error, document, Spec) from None
+        return explain(error, document, model)
     except InvalidInputError as error:
-        raise relocate(error, (), document) from None
+        return relocate(error, (), document)
 
 
 def _absolute(spec: Spec) -> Spec:

@@ -165,6 +165,24 @@ def test_a_partial_target_shape_is_that_of_a_large_model_for_the_rest(tmp_path: 
     assert "--set target_shape.hed_dim: unknown key" in refused(tmp_path, TEXT, "target_shape.hed_dim=64")
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("space.granularity.low=9", "--set space.granularity.low: low 9 is above high 4"),
+        ("corpus.domains=[prose, code]", "--set corpus.domains: the corpus has no domain 'lists'"),
+        ("corpus.vocab_size=700", "--set corpus.vocab_size: the models have 512 tokens but the corpus has 700"),
+    ],
+)
+def test_a_setting_that_contradicts_the_file_is_blamed_itself(tmp_path: Path, setting: str, says: str) -> None:
+    text = f"{TEXT}shape: {{vocab_size: 512}}\n"
+    assert refused(tmp_path, text, "seed=1", setting, "workers.count=1").startswith(says)
+
+
+def test_the_file_is_blamed_for_its_own_mistakes(tmp_path: Path) -> None:
+    wrong = TEXT.replace("low: 1, high: 4", "low: 9, high: 4")
+    assert refused(tmp_path, wrong, "seed=1").startswith("campaign.yaml:7: space.granularity: low 9")
+
+
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
     assert "(and 1 more error)" in refused(
         tmp_path, TEXT.replace("sizes: [20_000]", "sizes: [x]").replace("1e12", "-1")
