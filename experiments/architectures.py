@@ -2,12 +2,11 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from moe_search.experiments.spec.document import Document
-from moe_search.experiments.spec.explaining import explain
+from moe_search.experiments.spec.loading import validated
+from moe_search.proxies.corpus.config import CorpusConfig
+from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.spaces.architecture import Architecture
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.errors import InvalidInputError
@@ -17,15 +16,15 @@ from moe_search.spaces.presets import published, published_names
 from moe_search.spaces.resolve import Resolved, resolve
 from moe_search.spaces.rules import ShapeRules
 
-Model = TypeVar("Model", bound=BaseModel)
 
-
-class Sketch(Frozen):
-    """A model of ours in a file: what is chosen, how big, and how integers are made of it."""
+class Single(Frozen):
+    """A model of ours in a file: what is chosen, how big, how integers are made of it; ``train`` reads the rest too."""
 
     design: Design
     scale: Scale
     rules: ShapeRules = ShapeRules()
+    corpus: CorpusConfig = CorpusConfig()
+    training: TrainingRecipe = TrainingRecipe()
 
     def resolve(self) -> Resolved:
         """Return the integers."""
@@ -70,7 +69,7 @@ def _from_file(path: Path) -> Architecture:
     document = Document.read(path)
     data = document.data
     if "design" in data and "layers" not in data:
-        return validated(Sketch, document).resolve().architecture
+        return validated(Single, document).resolve().architecture
     if "layers" in data:
         return validated(Architecture, document)
     if isinstance(data.get("best"), dict) and "architecture" in data["best"]:
@@ -81,11 +80,3 @@ def _from_file(path: Path) -> Architecture:
         f"{path} is no architecture",
         allowed="a Hugging Face config.json (has model_type), an architecture (has layers), or design + scale + rules",
     )
-
-
-def validated(model: type[Model], document: Document) -> Model:
-    """Return ``document`` as a ``model``; what is wrong with it is said with its line."""
-    try:
-        return model.model_validate(document.data)
-    except ValidationError as error:
-        raise explain(error, document, model) from None

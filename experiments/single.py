@@ -3,33 +3,19 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moe_search.experiments.architectures import validated
+from moe_search.experiments.architectures import Single
 from moe_search.experiments.spec.document import Document
+from moe_search.experiments.spec.loading import validated
 from moe_search.experiments.workspace import check_writable
-from moe_search.proxies.corpus import CorpusConfig, default_cache, prepare_corpus
-from moe_search.proxies.training.recipe import TrainingRecipe
+from moe_search.proxies.corpus import default_cache, prepare_corpus
 from moe_search.proxies.training.run import Progress as TrainingProgress
 from moe_search.proxies.training.run import train_proxy
 from moe_search.scaling.runs import runs_to_frame, write_runs
-from moe_search.spaces.design import Design, Scale
-from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.resolve import resolve
-from moe_search.spaces.rules import ShapeRules
 from moe_search.spaces.run import Run
-
-
-class Single(Frozen):
-    """The file that ``moe-search train`` reads."""
-
-    design: Design
-    scale: Scale
-    rules: ShapeRules = Field(default_factory=ShapeRules)
-    corpus: CorpusConfig = CorpusConfig()
-    training: TrainingRecipe = TrainingRecipe()
 
 
 def train_single(
@@ -53,7 +39,7 @@ def train_single(
         console: where progress is shown; None: nowhere.
         log: told what is being done.
     """
-    single = validated(Single, Document.read(path).override(settings))
+    single = validated(Single, Document.read(path), settings)
     if folder is not None:
         check_writable(folder)
     text = prepare_corpus(single.corpus, default_cache(), log=log)

@@ -103,6 +103,19 @@ def test_count_reads_files_of_every_kind(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["n_total"] == 30_532_122_624
 
 
+def test_count_reads_what_train_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "design: {ffn: dense, mixture: {prose: 1}}\nscale: {n_active: 100_000, tokens: 1000}\nrules: {head_dim: 16}\n"
+    )
+    (tmp_path / "sketch.yaml").write_text(text)
+    (tmp_path / "train.yaml").write_text(f"{text}corpus: {{tokenizer: bytes}}\ntraining: {{warmup_steps: 4}}\n")
+    counts = []
+    for name in ("sketch.yaml", "train.yaml"):
+        assert main(["count", str(tmp_path / name), "--json"]) == 0
+        counts.append(json.loads(capsys.readouterr().out))
+    assert counts[0] == counts[1]
+
+
 def test_count_lists_the_published_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["count", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
