@@ -149,9 +149,8 @@ def sanity(frame: pl.DataFrame) -> list[str]:
     warnings = []
     losing = frame.filter((pl.col("status") == "finished") & (pl.col("loss") >= pl.col("unigram_loss")))
     if losing.height:
-        warnings.append(
-            f"{counted(losing.height, 'finished run does', 'finished runs do')} not beat the unigram bound of the tokenizer"
-        )
+        words = counted(losing.height, "finished run does", "finished runs do")
+        warnings.append(f"{words} not beat the unigram bound of the tokenizer")
     diverged = frame.filter(pl.col("status") != "finished")
     if diverged.height:
         warnings.append(

@@ -49,7 +49,6 @@ def make_evaluate(spec: Spec, corpus: Corpus, checkpoints: Path, *, context: str
         checkpoints: a trial resumes from ``checkpoints/<run_key>``.
         context: fingerprint of recipe, data and code, for the keys of the runs.
     """
-
     recipe = spec.training.replace(threads=spec.workers.threads)
 
     def evaluate(trial: Trial, report: Report) -> list[Run]:

@@ -48,7 +48,8 @@ def plan_renderables(plan: Plan) -> Iterator[RenderableType]:
     facts.add_column()
     facts.add_row(
         "initial design",
-        f"{counted(len(plan.initial), 'proxy', 'proxies')}, {numbers.flops(initial)} FLOPs ({initial / plan.budget_flops:.0%})",
+        f"{counted(len(plan.initial), 'proxy', 'proxies')}, "
+        f"{numbers.flops(initial)} FLOPs ({initial / plan.budget_flops:.0%})",
     )
     facts.add_row(
         "then the search",
