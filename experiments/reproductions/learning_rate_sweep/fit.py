@@ -10,6 +10,7 @@ The best rate of a cell at a horizon is the vertex of a parabola in log rate thr
 over cells and horizons. ``LearningRateRule`` carries the result, rounded; a test holds them together.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from moe_search.proxies.training.recipe import LearningRateRule
+from moe_search.proxies.training.recipe import LearningRateRule, TrainingRecipe, learning_rate
 from moe_search.scaling.runs import read_runs
 
 TABLE = Path(__file__).with_name("runs.parquet")
@@ -40,6 +41,16 @@ class Best(NamedTuple):
     rate: float
     loss: float
     """At the vertex, nats a token."""
+    curvature: float = 0.0
+    """Nats a token that a rate costs which is off by a factor e."""
+
+    @property
+    def cost_of_rule(self) -> float:
+        """Nats a token that the default recipe's rate costs in this cell."""
+        rate = learning_rate(
+            TrainingRecipe(), n_active=self.n_active, n_experts=self.n_experts, batch=self.batch_tokens
+        )
+        return self.curvature * math.log(rate / self.rate) ** 2
 
 
 class Fitted(NamedTuple):
@@ -66,7 +77,8 @@ def best_rates(frame: pl.DataFrame) -> list[Best]:
         near = (loss <= loss[at] + NEAR) | (np.abs(np.arange(len(rate)) - at) <= 1)
         a, b, c = np.polyfit(np.log(rate[near] / rate[at]), loss[near], 2)
         if a > 0:
-            found.append(Best._make((*key, float(rate[at] * np.exp(-b / (2 * a))), float(c - b**2 / (4 * a)))))
+            vertex = float(rate[at] * np.exp(-b / (2 * a)))
+            found.append(Best._make((*key, vertex, float(c - b**2 / (4 * a)), float(a))))
     return found
 
 
@@ -102,7 +114,9 @@ def fit_rule(cells: list[Best], centre: LearningRateRule | None = None) -> Fitte
 def main() -> None:
     """Print the cells and the rule."""
     cells = best_rates(read_runs(TABLE).frame)
-    table = Table("width", "layers", "experts", "top k", "active", "batch", "seed", "tokens", "best rate", "loss")
+    table = Table(
+        "width", "layers", "experts", "top k", "active", "batch", "seed", "tokens", "best rate", "loss", "rule costs"
+    )
     for cell in cells:
         table.add_row(
             *(f"{value:g}" for value in cell[:4]),
@@ -111,9 +125,10 @@ def main() -> None:
             f"{cell.tokens:,}",
             f"{cell.rate:.4f}",
             f"{cell.loss:.3f}",
+            f"{cell.cost_of_rule:.3f}",
         )
     fitted = fit_rule(cells)
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     rule, errors = fitted.rule, fitted.standard_errors
     console.print(f"base               {rule.base:.5f}  (± {100 * errors[0]:.0f} %)")

@@ -19,8 +19,7 @@ from moe_search.scaling.runs import concat, read_runs, runs_to_frame, write_runs
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.mixture import Mixture
-from moe_search.spaces.resolve import Resolved, ShapeRules, resolve
-from moe_search.spaces.run import run_key
+from moe_search.spaces.resolve import Resolved, ShapeRules, resolve, run_dimensions
 
 TABLE = Path(__file__).with_name("runs.parquet")
 HORIZONS = (2**17, 2**19)
@@ -81,14 +80,25 @@ GRID = (
 """Three widths at one depth; dense, 8 and 32 experts, two batches and two seeds at one width."""
 
 
+TRUNK = ("d_model", "n_layers", "n_experts", "top_k", "d_expert", "batch_tokens", "learning_rate", "seed")
+"""Columns of the runs table that tell one trunk from another."""
+
+
 def sweep(cells: tuple[Cell, ...], corpus: Corpus, table: Path) -> None:
     """Train what ``table`` does not have yet."""
     frame = read_runs(table).frame if table.exists() else runs_to_frame([])
+    known = set(frame.select(TRUNK).iter_rows())
     trunks = [(cell, rate, seed) for cell in cells for seed in cell.seeds for rate in cell.rates]
     for number, (cell, rate, seed) in enumerate(trunks, start=1):
         recipe = TrainingRecipe(learning_rate=rate, batch_tokens=cell.batch_tokens, accelerator="cpu")
         resolved, context = cell.resolved(corpus), f"{recipe.fingerprint()}/{cell.rules(corpus).fingerprint()}"
-        if run_key(resolved.design, resolved.scale, seed, context) in frame["run_key"]:
+        trunk = {
+            **run_dimensions(resolved),
+            "batch_tokens": cell.batch_tokens,
+            "learning_rate": rate,
+            "seed": seed,
+        }
+        if tuple(trunk[name] for name in TRUNK) in known:
             continue
         begun = time.perf_counter()
         runs = train_proxy(resolved, horizons=HORIZONS, corpus=corpus, recipe=recipe, seed=seed, context=context)
