@@ -129,6 +129,15 @@ def test_dense_models_and_auxiliary_losses_train(
     assert all(abs(sum(layer) - 1) < 1e-9 for layer in routed.expert_load)
 
 
+def test_bf16_autocast_trains_to_about_the_same_loss(train: Callable[..., list[Run]], recipe: TrainingRecipe) -> None:
+    (exact,) = train(horizons=[60 * BATCH])
+    (rounded,) = train(horizons=[60 * BATCH], recipe=recipe.replace(precision="bf16"))
+    assert exact.loss is not None
+    assert rounded.loss is not None
+    assert rounded.loss != exact.loss
+    assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
+
+
 def test_a_run_says_what_was_trained_and_what_it_cost(train: Callable[..., list[Run]], resolved: Resolved) -> None:
     runs = train(trial=7, context="here")
     assert [run.tokens for run in runs] == list(HORIZONS)
