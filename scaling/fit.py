@@ -138,7 +138,7 @@ def _usable(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
         if name in frame.columns:
             kept = frame.filter(~condition.fill_null(value=name == column))
             if kept.height < frame.height:
-                warnings.append(f"{frame.height - kept.height} runs are left out: they {reason}")
+                warnings.append(f"left out, because they {reason}: {frame.height - kept.height} of {frame.height} runs")
             frame = kept
     return frame, warnings
 

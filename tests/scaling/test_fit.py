@@ -183,11 +183,7 @@ def test_failures_and_random_routers_are_left_out_and_said() -> None:
     )
     result = fit(CHINCHILLA, frame, resamples=0)
     assert result.n_runs == 30
-    assert [warning.split(":")[0] for warning in result.warnings] == [
-        "3 runs are left out",
-        "2 runs are left out",
-        "1 runs are left out",
-    ]
+    assert [warning.split(": ")[1] for warning in result.warnings] == ["3 of 36 runs", "2 of 33 runs", "1 of 31 runs"]
 
 
 @pytest.mark.parametrize(
