@@ -348,10 +348,14 @@ def test_ctrl_c_reaches_the_caller_and_still_works_afterwards(
     def press(_: Progress) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(on_progress=press)
-    assert signal.getsignal(signal.SIGINT) is handler
+    # A process started in the background of a script ignores SIGINT from birth; here it is to mean Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(on_progress=press)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_settings_are_put_back_and_nothing_is_said(
