@@ -132,7 +132,7 @@ def _middle(problem: Problem, centre: Design, top: Scale) -> Scale:
 
     ceiling = problem.cost(centre, top)
     others = [s for s in problem.ladder.scales() if s not in (low, top) and problem.cost(centre, s) <= ceiling]
-    larger = [
-        scale for scale in others if scale.n_active > low.n_active
-    ]  # a second size says more than a second horizon
-    return min(larger or others or [top], key=distance)
+    between = [scale for scale in others if low.n_active < scale.n_active < top.n_active]
+    larger = [scale for scale in others if scale.n_active > low.n_active]
+    # A third size says most, a second size more than a second horizon.
+    return min(between or larger or others or [top], key=distance)
