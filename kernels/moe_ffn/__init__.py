@@ -4,7 +4,6 @@ A backend is a function with the signature of :func:`~moe_search.kernels.moe_ffn
 in ``BACKENDS``. It is chosen by keyword, never by a global, and ``backend_counts()`` tells which ones really ran.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -13,10 +12,12 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
+from moe_search.kernels.moe_ffn.cpu import cpu_moe_ffn, library
 from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
+from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.moe_ffn.reference import reference_moe_ffn
 
-__all__ = ["ACTIVATIONS", "BACKENDS", "backend_counts", "moe_ffn"]
+__all__ = ["ACTIVATIONS", "BACKENDS", "backend_counts", "default_backend", "moe_ffn"]
 
 
 class Backend(Protocol):
@@ -27,14 +28,25 @@ class Backend(Protocol):
     ) -> Tensor: ...
 
 
-BACKENDS: Mapping[str, Backend] = MappingProxyType({"reference": reference_moe_ffn, "grouped": grouped_moe_ffn})
-
-_forward_passes: Counter[str] = Counter()
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {"reference": reference_moe_ffn, "grouped": grouped_moe_ffn, "cpu": cpu_moe_ffn}
+)
 
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: _forward_passes[name] for name in BACKENDS}
+    return {name: PASSES[name] for name in BACKENDS}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+    """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
+    if device_type != "cpu":
+        return "grouped", f"there is no compiled backend for {device_type}"
+    if dtype not in {torch.float32, torch.bfloat16}:
+        return "grouped", f"the compiled backend does not know {dtype}"
+    found = library()
+    return ("grouped" if found.functions is None else "cpu"), found.reason
 
 
 def moe_ffn(
@@ -60,27 +72,37 @@ def moe_ffn(
         expert_index: (tokens, top_k), int64 or int32, values in [0, n_experts).
         gates: (tokens, top_k), floating; may be of higher precision than ``x``.
         activation: a key of ``ACTIVATIONS``: "swiglu", "geglu", "relu2" or "gelu".
-        backend: "reference", "grouped", or "auto" for the fastest there is.
+        backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
 
     Returns:
         (tokens, d_model) in the type of ``x``.
 
     Raises:
         ValueError: an argument of the wrong shape, type, device or range; the message names it. Expert indices are
-            compared with the range on the CPU only (on a GPU that would make the host wait).
+            compared with the range on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; known: {', '.join(ACTIVATIONS)}")
-    name = "grouped" if backend == "auto" else backend
-    if name not in BACKENDS:
+    if backend not in {"auto", *BACKENDS}:
         raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w_up, w_down = x.to(dtype), w_up.to(dtype), w_down.to(dtype)
     _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated)
-    _forward_passes[name] += 1
+    name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
+    if name == "cpu":
+        _check_compiled(x)
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](x, w_up, w_down, expert_index, gates, activation=ACTIVATIONS[activation])
+
+
+def _check_compiled(x: Tensor) -> None:
+    if x.device.type != "cpu":
+        raise ValueError(f"x is on {x.device}; backend 'cpu' runs on the CPU")
+    if x.dtype not in {torch.float32, torch.bfloat16}:
+        raise ValueError(f"x is {x.dtype}; backend 'cpu' knows float32 and bfloat16")
+    if default_backend("cpu", x.dtype)[0] != "cpu":
+        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', x.dtype)[1]}")
 
 
 def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, gated: bool) -> None:
@@ -111,7 +133,7 @@ def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates:
         raise ValueError(f"gates is {gates.dtype}; expected a floating type")
     if expert_index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"expert_index is {expert_index.dtype}; expected int64 or int32")
-    if expert_index.device.type == "cpu" and expert_index.numel() > 0:
+    if expert_index.device.type == "cpu" and expert_index.numel() > 0 and not torch.compiler.is_compiling():
         low, high = (int(bound) for bound in expert_index.aminmax())
         if low < 0 or high >= n_experts:
             raise ValueError(f"expert_index has values in [{low}, {high}]; expected [0, {n_experts - 1}]")

@@ -16,6 +16,7 @@ from torch.nn import functional
 class Activation(NamedTuple):
     """An activation function and its derivative."""
 
+    name: str
     gated: bool
     phi: Callable[[Tensor], Tensor]
     """``h -> phi(h)``, a new tensor."""
@@ -43,13 +44,14 @@ class Activation(NamedTuple):
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {
-        "swiglu": Activation(gated=True, phi=functional.silu, phi_backward=torch.ops.aten.silu_backward),
-        "geglu": Activation(gated=True, phi=functional.gelu, phi_backward=torch.ops.aten.gelu_backward),
+        "swiglu": Activation("swiglu", gated=True, phi=functional.silu, phi_backward=torch.ops.aten.silu_backward),
+        "geglu": Activation("geglu", gated=True, phi=functional.gelu, phi_backward=torch.ops.aten.gelu_backward),
         "relu2": Activation(
+            "relu2",
             gated=False,
             phi=lambda h: functional.relu(h).square(),
             phi_backward=lambda grad, h: 2 * grad * functional.relu(h),
         ),
-        "gelu": Activation(gated=False, phi=functional.gelu, phi_backward=torch.ops.aten.gelu_backward),
+        "gelu": Activation("gelu", gated=False, phi=functional.gelu, phi_backward=torch.ops.aten.gelu_backward),
     }
 )

@@ -1,0 +1,97 @@
+"""The MoE feed-forward layer in C++, on one CPU: ``moe_ffn.cpp`` beside this file says how it works.
+
+Two custom operators, so that ``torch.compile(fullgraph=True)`` passes over them; both take any number of threads and
+return the same bits for all. For backward are kept the input, the pre-activations and the routing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_search.kernels.moe_ffn.activations import Activation
+from moe_search.kernels.moe_ffn.passes import PASSES
+from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
+
+_CODES = {"swiglu": 0, "geglu": 1, "relu2": 2, "gelu": 3}
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def library(level: str | None = None) -> NativeLibrary:
+    """Return the compiled layer, or why there is none."""
+    return native_library(Path(__file__).with_name("moe_ffn.cpp"), level)
+
+
+def _sizes(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, activation: str) -> tuple[int, ...]:
+    (tokens, d_model), (experts, d_expert, _) = x.shape, w_down.shape
+    return tokens, expert_index.shape[1], d_model, d_expert, experts, _CODES[activation], n_threads()
+
+
+@torch.library.custom_op("moe_search::moe_ffn_cpu", mutates_args=())
+def _forward(  # noqa: PLR0917 -- operators know no keywords
+    x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """Return the output (tokens, d_model) and the pre-activations (tokens * top_k, 2f or f), sorted by expert."""
+    PASSES["cpu"] += 1
+    out, h = torch.empty_like(x), x.new_empty(expert_index.numel(), w_up.shape[1])
+    sizes = _sizes(x, w_up, w_down, expert_index, activation)
+    library().call(f"moe_ffn_forward_{_SUFFIX[x.dtype]}", *sizes, x, w_up, w_down, expert_index, gates, out, h)
+    return out, h
+
+
+@_forward.register_fake
+def _(x: Tensor, w_up: Tensor, _w_down: Tensor, expert_index: Tensor, *_: Any) -> Any:
+    return torch.empty_like(x), x.new_empty(expert_index.numel(), w_up.shape[1])
+
+
+@torch.library.custom_op("moe_search::moe_ffn_cpu_backward", mutates_args=())
+def _backward(  # noqa: PLR0917
+    grad: Tensor,
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    expert_index: Tensor,
+    gates: Tensor,
+    h: Tensor,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, w_up, w_down and gates."""
+    made = torch.empty_like(x), torch.empty_like(w_up), torch.empty_like(w_down), torch.empty_like(gates)
+    sizes = _sizes(x, w_up, w_down, expert_index, activation)
+    given = (grad, x, w_up, w_down, expert_index, gates, h)
+    library().call(f"moe_ffn_backward_{_SUFFIX[x.dtype]}", *sizes, *given, *made)
+    return made
+
+
+@_backward.register_fake
+def _(_grad: Tensor, x: Tensor, w_up: Tensor, w_down: Tensor, _index: Tensor, gates: Tensor, *_: Any) -> Any:
+    return torch.empty_like(x), torch.empty_like(w_up), torch.empty_like(w_down), torch.empty_like(gates)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.activation = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    grad_x, grad_up, grad_down, grad_gates = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.activation)
+    return grad_x, grad_up, grad_down, None, grad_gates, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def cpu_moe_ffn(
+    x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, activation: Activation
+) -> Tensor:
+    """Return the layer's output; arguments as in :func:`moe_search.kernels.moe_ffn.moe_ffn`, already checked."""
+    index = expert_index.long().contiguous()
+    out: Tensor = _forward(
+        x.contiguous(), w_up.contiguous(), w_down.contiguous(), index, gates.float().contiguous(), activation.name
+    )[0]
+    return out

@@ -1,0 +1,386 @@
+// The routed feed-forward layer of a mixture of experts on a CPU, forward and backward.
+//
+//   out[t] = sum_j gate[t, j] * act(x[t] W_up[e]^T) W_down[e],   e = index[t, j]
+//
+// Assignments are counting-sorted by expert, in the order of tokens. Experts are worked off one after the other in tiles
+// of ROWS rows: rows of x are gathered into the tile, multiplied by the packed W_up, activated, multiplied by the packed
+// W_down and added to their tokens. Neither gathered rows nor the down-projection's output exist outside a tile.
+//
+// For backward are kept the pre-activations h alone. The gradient of a gate is <d out W_down^T, act(h)> (SonicMoE,
+// arXiv 2512.14080, section 3), so that the down-projection's output is not needed again.
+//
+// Threads own ranges of tokens; a token's sum runs over its experts in ascending order, and the products do not depend
+// on how rows are cut into tiles: results are the same bits at any number of threads. Weight gradients are sums over an
+// expert's rows, in chunks counted from the expert's first row, each by one thread.
+#include <algorithm>
+#include <vector>
+
+#include "gemm.hpp"
+#include "scratch.hpp"
+#include "threads.hpp"
+
+namespace moe {
+
+enum Activation { SWIGLU = 0, GEGLU = 1, RELU2 = 2, GELU = 3 };
+constexpr bool is_gated(int activation) { return activation <= GEGLU; }
+
+constexpr int CHUNK = 256;  // rows of a weight gradient summed in registers: their panel stays in the nearest caches
+constexpr int WAVE = 4096;  // rows whose gradients of h are in flight between the two halves of backward
+
+struct Shape {
+    int tokens, top_k, d_model, d_expert, experts, activation, threads;
+    int hidden() const { return is_gated(activation) ? 2 * d_expert : d_expert; }
+    int first_token(int thread) const { return int(int64_t(tokens) * thread / threads); }
+};
+
+// ---- activations: phi and its derivative ----
+
+template <int A>
+inline void phi(vf h, vf& value, vf& slope) {
+    if constexpr (A == SWIGLU) {
+        const vf s = 1.0f / (1.0f + exp(-h));
+        value = h * s;
+        slope = s * (1.0f + h * (1.0f - s));
+    } else if constexpr (A == RELU2) {
+        const vf r = h > 0.0f ? h : (h == h ? vf{} : h);
+        value = r * r;
+        slope = 2.0f * r;
+    } else {  // exact GELU
+        const vf cdf = 0.5f * (1.0f + erf(h * 0.70710678118654752f));
+        value = h * cdf;
+        slope = cdf + h * exp(-0.5f * h * h) * 0.39894228040143268f;
+    }
+}
+
+template <class F>
+inline void with_activation(int activation, F f) {
+    switch (activation) {
+        case SWIGLU: return f(std::integral_constant<int, SWIGLU>{});
+        case RELU2: return f(std::integral_constant<int, RELU2>{});
+        default: return f(std::integral_constant<int, GELU>{});
+    }
+}
+
+// a = act(h), rows of d_expert elements (the second half of h multiplies, where gated)
+template <int A, bool GATED, class T, class E>
+inline void activate(int f, const T* h, E* a) {
+    for (int j = 0; j < f; j += VL) {
+        vf value, slope;
+        phi<A>(load(h + j, f - j), value, slope);
+        if (GATED) value *= load(h + f + j, f - j);
+        store(a + j, value, f - j);
+    }
+}
+
+// From da = d act(h) without the gate: returns <da, a>; writes gate * a and gate * dh.
+template <int A, bool GATED, class T, class E>
+inline float activate_backward(int f, const T* h, const float* da, float gate, E* gated_a, E* dh) {
+    vf dot{};
+    for (int j = 0; j < f; j += VL) {
+        vf value, slope;
+        phi<A>(load(h + j, f - j), value, slope);
+        const vf d = load(da + j, f - j), gd = d * gate;
+        if (GATED) {
+            const vf u = load(h + f + j, f - j);
+            store(dh + j, gd * u * slope, f - j);
+            store(dh + f + j, gd * value, f - j);
+            value *= u;
+        } else {
+            store(dh + j, gd * slope, f - j);
+        }
+        dot += d * value;
+        store(gated_a + j, value * gate, f - j);
+    }
+    return sum(dot);
+}
+
+// ---- routing ----
+
+// Where every assignment lies once sorted by expert: slot[row] = t * top_k + j.
+struct Routes {
+    std::vector<int32_t> slot;
+    std::vector<int32_t> first;  // (experts, threads): first row of an expert's tokens that a thread owns; then the end
+    int threads;
+
+    Routes(const Shape& s, const int64_t* index) : slot(size_t(s.tokens) * s.top_k), threads(s.threads) {
+        const int n = s.experts * threads;
+        std::vector<int32_t> next(n, 0);
+#pragma omp parallel num_threads(threads)
+        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
+            for (int64_t i = int64_t(s.first_token(t)) * s.top_k; i < int64_t(s.first_token(t + 1)) * s.top_k; ++i)
+                ++next[index[i] * threads + t];
+        first.resize(n + 1);
+        int32_t row = 0;
+        for (int i = 0; i < n; ++i) {
+            first[i] = row;
+            row += next[i];
+            next[i] = first[i];
+        }
+        first[n] = row;
+#pragma omp parallel num_threads(threads)
+        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
+            for (int64_t i = int64_t(s.first_token(t)) * s.top_k; i < int64_t(s.first_token(t + 1)) * s.top_k; ++i)
+                slot[next[index[i] * threads + t]++] = int32_t(i);
+    }
+
+    int begin(int expert, int thread = 0) const { return first[expert * threads + thread]; }
+    int end(int expert, int thread) const { return first[expert * threads + thread + 1]; }
+    int end(int expert) const { return first[(expert + 1) * threads]; }
+};
+
+// The rows of a tile: their tokens, and what their expert's output is multiplied by.
+struct Tile {
+    int rows;
+    int32_t token[ROWS];
+    float gate[ROWS];
+
+    Tile(int rows, const int32_t* slot, const float* gates, int top_k) : rows(rows) {
+        for (int i = 0; i < rows; ++i) token[i] = slot[i] / top_k, gate[i] = gates[slot[i]];
+    }
+};
+
+// ---- forward ----
+
+template <class T>
+void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const int64_t* index, const float* gates,
+             T* out, T* pre) {
+    using P = typename product_of<T>::type;
+    using U = typename P::unit;
+    using E = typename P::element;
+    const int d = s.d_model, f = s.d_expert, hidden = s.hidden();
+    const int du = units<P>(d), fu = units<P>(f);
+    const Routes routes(s, index);
+    std::vector<float> wide(sizeof(T) == 4 ? 0 : size_t(s.tokens) * d);
+    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(out) : wide.data();
+
+#pragma omp parallel num_threads(s.threads)
+    for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
+        const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
+        if (sizeof(T) == 4) std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
+        U* up = scratch<0, U>(packed_size<P>(d, hidden));
+        U* down = scratch<1, U>(packed_size<P>(f, d));
+        U* x_tile = scratch<2, U>(size_t(ROWS + SPARE) * du);
+        float* h_tile = scratch<3, float>(size_t(ROWS) * hidden);
+        U* a_tile = scratch<4, U>(size_t(ROWS + SPARE) * fu);
+        for (int e = 0; e < s.experts; ++e) {
+            const int r0 = routes.begin(e, t), r1 = routes.end(e, t);
+            if (r0 == r1) continue;
+            const T* we_up = w_up + size_t(e) * hidden * d;
+            const T* we_down = w_down + size_t(e) * f * d;
+            pack_transposed<P, T>([&](int j) { return we_up + size_t(j) * d; }, d, hidden, up);
+            pack<P, T>([&](int i) { return we_down + size_t(i) * d; }, f, d, down);
+            for (int r = r0; r < r1; r += ROWS) {
+                const int m = r1 - r < ROWS ? r1 - r : ROWS;
+                const Tile tile(m, routes.slot.data() + r, gates, s.top_k);
+                for (int i = 0; i < m; ++i) copy_row<P>(x + size_t(tile.token[i]) * d, d, x_tile + size_t(i) * du);
+                // The pre-activations of this tile; in fp32 they are written where they are kept.
+                float* h = sizeof(T) == 4 ? reinterpret_cast<float*>(pre) + size_t(r) * hidden : h_tile;
+                multiply<P>(m, hidden, d, x_tile, du, 1, up, Place{h, hidden});
+                with_activation(s.activation, [&](auto a) {
+                    for (int i = 0; i < m; ++i) {
+                        const float* row = h + size_t(i) * hidden;
+                        E* target = reinterpret_cast<E*>(a_tile + size_t(i) * fu);
+                        if (is_gated(s.activation))
+                            activate<a, true>(f, row, target);
+                        else
+                            activate<a, false>(f, row, target);
+                        if (f % P::depth) target[f] = E{};
+                        if (sizeof(T) != 4)
+                            for (int j = 0; j < hidden; j += VL)
+                                store(pre + size_t(r + i) * hidden + j, load(row + j, hidden - j), hidden - j);
+                    }
+                });
+                multiply<P>(m, d, f, a_tile, fu, 1, down, Place{sums, d, true, tile.token, tile.gate});
+            }
+        }
+        if (sizeof(T) != 4)
+            for (size_t i = size_t(t0) * d; i < size_t(t1) * d; i += VL) {
+                const size_t left = size_t(t1) * d - i;
+                const int lanes = left < VL ? int(left) : VL;
+                store(out + i, load(sums + i, lanes), lanes);
+            }
+    }
+}
+
+// ---- backward ----
+
+// dw[m, d] (+)= left[rows, m]^T right[rows, d] over an expert's rows; `right` is gathered by token.
+template <class P, class T>
+void add_weight_gradient(int m, int d, int rows, const typename P::element* left, int left_row, const T* right,
+                         const int32_t* slot, int top_k, int first_column, int columns, T* dw) {
+    using U = typename P::unit;
+    using E = typename P::element;
+    U* panel = scratch<5, U>(size_t(CHUNK) * NR);
+    U* pairs = scratch<6, U>(P::depth == 1 ? 0 : size_t(CHUNK) * (round_up(m, VL) + SPARE));
+    const bool in_place = sizeof(T) == 4;
+    float* sums = in_place ? reinterpret_cast<float*>(dw) + first_column : scratch<7, float>(size_t(m) * columns);
+    const ptrdiff_t sums_row = in_place ? d : columns;
+    for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
+    for (int r = 0; r < rows; r += CHUNK) {
+        const int n = rows - r < CHUNK ? rows - r : CHUNK;
+        const U* a;
+        ptrdiff_t a_step;
+        if constexpr (P::depth == 1) {
+            a = left + size_t(r) * left_row, a_step = left_row;
+        } else {
+            const int width = round_up(m, VL);
+            for (int j = 0; j < m; j += NR) {
+                // One wide panel: unit (i, j) of it is the pair of rows 2i and 2i + 1 at column j.
+                const int some = m - j < NR ? m - j : NR, w = round_up(some, VL);
+                U* strip = scratch<8, U>(size_t(CHUNK) * NR);
+                pack_panel<P, E>([&](int i) { return left + size_t(r + i) * left_row + j; }, n, some, w, strip);
+                for (int i = 0; i < units<P>(n); ++i)
+                    std::memcpy(pairs + size_t(i) * width + j, strip + size_t(i) * w, sizeof(U) * w);
+            }
+            a = pairs, a_step = width;
+        }
+        for (int j = 0; j < columns; j += NR) {
+            const int some = columns - j < NR ? columns - j : NR;
+            pack_panel<P, T>([&](int i) { return right + size_t(slot[r + i] / top_k) * d + first_column + j; }, n, some,
+                             round_up(some, VL), panel);
+            multiply<P>(m, some, n, a, 1, a_step, panel, Place{sums + j, sums_row, true});
+        }
+    }
+    if (!in_place)
+        for (int i = 0; i < m; ++i)
+            for (int j = 0; j < columns; j += VL)
+                store(dw + size_t(i) * d + first_column + j, load(sums + i * sums_row + j, columns - j), columns - j);
+}
+
+template <class T>
+void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T* w_down, const int64_t* index,
+              const float* gates, const T* pre, T* dx, T* dw_up, T* dw_down, float* dgates) {
+    using P = typename product_of<T>::type;
+    using U = typename P::unit;
+    using E = typename P::element;
+    const int d = s.d_model, f = s.d_expert, hidden = s.hidden();
+    const int du = units<P>(d), hu = units<P>(hidden), fu = units<P>(f);
+    const Routes routes(s, index);
+    std::vector<float> wide(sizeof(T) == 4 ? 0 : size_t(s.tokens) * d);
+    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(dx) : wide.data();
+
+    // Experts in waves: gradients of h and gated activations of a wave exist at a time.
+    std::vector<int> waves{0};
+    int largest = 0;
+    for (int e = 0; e < s.experts; ++e) {
+        const int begin = routes.begin(waves.back());
+        if (e > waves.back() && routes.end(e) - begin > WAVE) waves.push_back(e);
+        largest = std::max(largest, routes.end(e) - routes.begin(waves.back()));
+    }
+    waves.push_back(s.experts);
+    E* dh = scratch<9, E>(size_t(largest + SPARE) * hu * P::depth);
+    E* gated_a = scratch<10, E>(size_t(largest + SPARE) * fu * P::depth);
+
+    // Columns of weight gradients that are one thread's task; the cut changes no bit.
+    const int panels = ceil_div(d, NR);
+
+#pragma omp parallel num_threads(s.threads)
+    {
+        for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
+            const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
+            if (sizeof(T) == 4) std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
+        }
+        U* down = scratch<0, U>(packed_size<P>(d, f));
+        U* up = scratch<1, U>(packed_size<P>(hidden, d));
+        U* dout_tile = scratch<2, U>(size_t(ROWS + SPARE) * du);
+        float* da = scratch<3, float>(size_t(ROWS) * f);
+        for (size_t w = 0; w + 1 < waves.size(); ++w) {
+            const int first_row = routes.begin(waves[w]);
+            for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads())
+                for (int e = waves[w]; e < waves[w + 1]; ++e) {
+                    const int r0 = routes.begin(e, t), r1 = routes.end(e, t);
+                    if (r0 == r1) continue;
+                    const T* we_up = w_up + size_t(e) * hidden * d;
+                    const T* we_down = w_down + size_t(e) * f * d;
+                    pack_transposed<P, T>([&](int j) { return we_down + size_t(j) * d; }, d, f, down);
+                    pack<P, T>([&](int i) { return we_up + size_t(i) * d; }, hidden, d, up);
+                    for (int r = r0; r < r1; r += ROWS) {
+                        const int m = r1 - r < ROWS ? r1 - r : ROWS;
+                        const int32_t* slot = routes.slot.data() + r;
+                        const Tile tile(m, slot, gates, s.top_k);
+                        for (int i = 0; i < m; ++i)
+                            copy_row<P>(dout + size_t(tile.token[i]) * d, d, dout_tile + size_t(i) * du);
+                        multiply<P>(m, f, d, dout_tile, du, 1, down, Place{da, f});
+                        E* dh_tile = dh + size_t(r - first_row) * hu * P::depth;
+                        E* a_tile = gated_a + size_t(r - first_row) * fu * P::depth;
+                        with_activation(s.activation, [&](auto a) {
+                            for (int i = 0; i < m; ++i) {
+                                const T* h = pre + size_t(r + i) * hidden;
+                                E* dh_row = dh_tile + size_t(i) * hu * P::depth;
+                                E* a_row = a_tile + size_t(i) * fu * P::depth;
+                                const float* da_row = da + size_t(i) * f;
+                                const float gate = tile.gate[i];
+                                dgates[slot[i]] =
+                                    is_gated(s.activation)
+                                        ? activate_backward<a, true>(f, h, da_row, gate, a_row, dh_row)
+                                        : activate_backward<a, false>(f, h, da_row, gate, a_row, dh_row);
+                                if (hidden % P::depth) dh_row[hidden] = E{};
+                                if (f % P::depth) a_row[f] = E{};
+                            }
+                        });
+                        multiply<P>(m, d, hidden, reinterpret_cast<const U*>(dh_tile), hu, 1, up,
+                                    Place{sums, d, true, tile.token});
+                    }
+                }
+#pragma omp barrier
+            const int count = waves[w + 1] - waves[w];
+            const int cuts = std::min(panels, ceil_div(4 * s.threads, count));
+            const int parts = s.threads == 1 ? 1 : cuts;
+#pragma omp for schedule(dynamic, 1)
+            for (int task = 0; task < count * parts; ++task) {
+                const int e = waves[w] + task / parts, part = task % parts;
+                const int c0 = std::min(panels * part / parts * NR, d), c1 = std::min(panels * (part + 1) / parts * NR, d);
+                const int r0 = routes.begin(e), rows = routes.end(e) - r0;
+                const int32_t* slot = routes.slot.data() + r0;
+                add_weight_gradient<P, T>(hidden, d, rows, dh + size_t(r0 - first_row) * hu * P::depth, hu * P::depth, x,
+                                          slot, s.top_k, c0, c1 - c0, dw_up + size_t(e) * hidden * d);
+                add_weight_gradient<P, T>(f, d, rows, gated_a + size_t(r0 - first_row) * fu * P::depth, fu * P::depth,
+                                          dout, slot, s.top_k, c0, c1 - c0, dw_down + size_t(e) * f * d);
+            }  // ends in a barrier: the next wave overwrites dh
+        }
+        if (sizeof(T) != 4)
+            for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
+                const size_t end = size_t(s.first_token(t + 1)) * d;
+                for (size_t i = size_t(s.first_token(t)) * d; i < end; i += VL) {
+                    const int lanes = end - i < VL ? int(end - i) : VL;
+                    store(dx + i, load(sums + i, lanes), lanes);
+                }
+            }
+    }
+}
+
+template <class F>
+int guarded(F f) {
+    try {
+        f();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+}  // namespace moe
+
+using moe::bf16;
+
+#define MOE_FFN(suffix, T)                                                                                             \
+    extern "C" int moe_ffn_forward_##suffix(int tokens, int top_k, int d_model, int d_expert, int experts,             \
+                                            int activation, int threads, const T* x, const T* w_up, const T* w_down,   \
+                                            const int64_t* index, const float* gates, T* out, T* pre) {                \
+        return moe::guarded([&] {                                                                                      \
+            moe::forward<T>({tokens, top_k, d_model, d_expert, experts, activation, threads}, x, w_up, w_down, index,  \
+                            gates, out, pre);                                                                          \
+        });                                                                                                            \
+    }                                                                                                                  \
+    extern "C" int moe_ffn_backward_##suffix(                                                                          \
+        int tokens, int top_k, int d_model, int d_expert, int experts, int activation, int threads, const T* dout,     \
+        const T* x, const T* w_up, const T* w_down, const int64_t* index, const float* gates, const T* pre, T* dx,     \
+        T* dw_up, T* dw_down, float* dgates) {                                                                         \
+        return moe::guarded([&] {                                                                                      \
+            moe::backward<T>({tokens, top_k, d_model, d_expert, experts, activation, threads}, dout, x, w_up, w_down,  \
+                             index, gates, pre, dx, dw_up, dw_down, dgates);                                           \
+        });                                                                                                            \
+    }
+
+MOE_FFN(f32, float)
+MOE_FFN(bf16, bf16)

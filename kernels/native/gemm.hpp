@@ -1,0 +1,262 @@
+// C[m, n] (+)= A[m, k] B[k, n] for matrices that fit the cache, in registers.
+//
+// A product type says what a step along k is: `F32` one float, `B16` a pair of bfloat16 (fp32 accumulation, AVX512_BF16).
+// Both are 32-bit units, so packing, strides and the micro-kernel are the same code. An element of C is one chain of
+// fused multiply-adds over ascending k whatever the tile it falls in: results do not depend on how rows are cut.
+//
+// A is read through two strides (of a row, of a step along k). B is packed: panels of up to NR columns, (k, columns)
+// each, padded with zeros to whole vectors. Where C goes is said by a `Place`.
+#pragma once
+
+#include "simd.hpp"
+
+namespace moe {
+
+struct F32 {
+    using element = float;  // of A and B
+    using unit = float;
+    using vector = vf;
+    static constexpr int depth = 1;  // elements in a unit
+    static vf multiply_add(vf sum, unit a, vector b) { return sum + a * b; }
+};
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+struct B16 {
+    using element = bf16;
+    using unit = uint32_t;
+    using vector = vu;
+    static constexpr int depth = 2;
+    static vf multiply_add(vf sum, unit a, vector b) {
+        return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
+    }
+};
+template <class T>
+struct product_of {
+    using type = F32;
+};
+template <>
+struct product_of<bf16> {
+    using type = B16;
+};
+#else
+// Without the instruction, bfloat16 is widened when it is packed.
+template <class T>
+struct product_of {
+    using type = F32;
+};
+#endif
+
+// Vectors in a row of the largest tile, and rows of a tile: as many accumulators as registers allow.
+constexpr int NV = VL == 16 ? 4 : 2;
+constexpr int NR = NV * VL;
+constexpr int rows_of_tile(int vectors) {
+    if (VL == 16) return vectors == 4 ? 6 : vectors == 3 ? 8 : 14;
+    return vectors == 2 ? 6 : 12;
+}
+constexpr int ROWS = 84;  // rows handled together: a multiple of 6, 14 and 12, and of half an 8
+constexpr int SPARE = 16;  // a tile may read so many rows (or columns of a transposed A) beyond the last
+
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+template <class P>
+constexpr int units(int k) {
+    return ceil_div(k, P::depth);
+}
+
+// Units of the packed form of a (k, n) matrix.
+template <class P>
+inline size_t packed_size(int k, int n) {
+    return size_t(units<P>(k)) * round_up(n, VL);
+}
+
+// ---- packing ----
+
+template <class P, class T>
+inline typename P::vector load_units(const T* p, int elements) {
+    if constexpr (P::depth == 2) {
+        if (elements >= 2 * VL) return load_raw<vu>(p);
+        T buffer[2 * VL] = {};
+        if (elements > 0) std::memcpy(buffer, p, sizeof(T) * elements);
+        return load_raw<vu>(buffer);
+    } else {
+        return load(p, elements);
+    }
+}
+
+// B[k, n] = source[n, k]: `row(j)` points at the k elements of column j.
+template <class P, class T, class Row>
+inline void pack_transposed(Row row, int k, int n, typename P::unit* out) {
+    const int ku = units<P>(k);
+    for (int j0 = 0; j0 < n; j0 += NR) {
+        const int width = round_up(n - j0 < NR ? n - j0 : NR, VL);
+        for (int j = 0; j < width; j += VL)
+            for (int k0 = 0; k0 < ku; k0 += VL) {
+                vi block[VL];
+                const int left = k - k0 * P::depth;
+#pragma GCC unroll 16
+                for (int r = 0; r < VL; ++r)
+                    block[r] = j0 + j + r < n ? (vi)load_units<P>(row(j0 + j + r) + k0 * P::depth, left) : vi{};
+                transpose(block);
+                const int steps = ku - k0 < VL ? ku - k0 : VL;
+                if (steps == VL) {
+#pragma GCC unroll 16
+                    for (int r = 0; r < VL; ++r) std::memcpy(out + size_t(k0 + r) * width + j, &block[r], sizeof(vi));
+                } else {
+                    for (int r = 0; r < steps; ++r)
+                        std::memcpy(out + size_t(k0 + r) * width + j, &block[r], sizeof(vi));
+                }
+            }
+        out += size_t(ku) * width;
+    }
+}
+
+// `width` columns, a multiple of VL of which `n` exist, of B[k, n]; `row(i)` points at the first of them in row i.
+template <class P, class T, class Row>
+inline void pack_panel(Row row, int k, int n, int width, typename P::unit* out) {
+    if constexpr (P::depth == 2) {
+        static const T zeros[NR] = {};
+        for (int i = 0; i < k; i += 2, out += width) {
+            const T* first = row(i);
+            const T* second = i + 1 < k ? row(i + 1) : nullptr;
+            for (int j = 0; j < width; j += VL) {
+                vh low, high;
+                if (n - j >= VL) {
+                    low = load_raw<vh>(first + j);
+                    high = load_raw<vh>(second ? second + j : zeros);
+                } else {
+                    T a[VL] = {}, b[VL] = {};
+                    std::memcpy(a, first + j, sizeof(T) * (n - j));
+                    if (second) std::memcpy(b, second + j, sizeof(T) * (n - j));
+                    low = load_raw<vh>(a), high = load_raw<vh>(b);
+                }
+                const vu pair = __builtin_convertvector(low, vu) | (__builtin_convertvector(high, vu) << 16);
+                std::memcpy(out + j, &pair, sizeof pair);
+            }
+        }
+    } else {
+        for (int i = 0; i < k; ++i, out += width) {
+            const T* source = row(i);
+            for (int j = 0; j < width; j += VL) store(out + j, load(source + j, n - j));
+        }
+    }
+}
+
+// B[k, n] as it lies: `row(i)` points at the n elements of row i.
+template <class P, class T, class Row>
+inline void pack(Row row, int k, int n, typename P::unit* out) {
+    for (int j0 = 0; j0 < n; j0 += NR) {
+        const int columns = n - j0 < NR ? n - j0 : NR, width = round_up(columns, VL);
+        pack_panel<P, T>([&](int i) { return row(i) + j0; }, k, columns, width, out);
+        out += size_t(units<P>(k)) * width;
+    }
+}
+
+// Rows of A: n elements each, as units; the last unit is filled up with zero.
+template <class P, class T>
+inline void copy_row(const T* source, int n, typename P::unit* out) {
+    if constexpr (P::depth == 2) {
+        std::memcpy(out, source, sizeof(T) * n);
+        if (n % 2) reinterpret_cast<T*>(out)[n] = T{};
+    } else if constexpr (sizeof(T) == 4) {
+        std::memcpy(out, source, sizeof(T) * n);
+    } else {
+        for (int j = 0; j < n; j += VL) store(out + j, load(source + j, n - j), n - j);
+    }
+}
+
+// ---- where C goes ----
+
+// Row i of C is `c + (token ? token[i] : i) * row`; it is written, or added to, times `scale[i]` where there is a scale.
+// One type for every use: each one more would double the time it takes to compile the micro-kernels.
+struct Place {
+    float* c;
+    ptrdiff_t row;
+    bool add = false;
+    const int32_t* token = nullptr;
+    const float* scale = nullptr;
+
+    float* at(int i) const { return c + ptrdiff_t(token ? token[i] : i) * row; }
+
+    void expect(int i, int rows, int j) const {
+        if (add)
+            for (int r = i; r < i + rows; ++r)
+                for (int line = 0; line < NR; line += 16) __builtin_prefetch(at(r) + j + line, 1);
+    }
+
+    template <int V>
+    void put(int i, int j, vf (&sums)[V], int n) const {
+        float* p = at(i) + j;
+        if (scale)
+            for (int v = 0; v < V; ++v) sums[v] *= scale[i];
+        if (j + V * VL <= n) {
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) store(p + v * VL, add ? load(p + v * VL) + sums[v] : sums[v]);
+        } else {
+            put_part(p, reinterpret_cast<const float*>(&sums), n - j);
+        }
+    }
+
+    __attribute__((noinline)) void put_part(float* p, const float* sums, int n) const {
+        for (int j = 0; j < n; ++j) p[j] = add ? p[j] + sums[j] : sums[j];
+    }
+};
+
+// ---- the product ----
+
+template <class P, int R, int V>
+inline void multiply_tile(int ku, const typename P::unit* a, ptrdiff_t a_row, ptrdiff_t a_step,
+                          const typename P::unit* b, int i0, int m, int j0, int n, const Place& place) {
+    vf sums[R][V] = {};
+    place.expect(i0, m - i0 < R ? m - i0 : R, j0);
+    for (int k = 0; k < ku; ++k) {
+        typename P::vector row[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) row[v] = load_raw<typename P::vector>(b + v * VL);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            const typename P::unit left = a[i * a_row];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sums[i][v] = P::multiply_add(sums[i][v], left, row[v]);
+        }
+        a += a_step;
+        b += V * VL;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+        if (i0 + i < m) place.put(i0 + i, j0, sums[i], n);
+}
+
+template <class P, int V>
+__attribute__((noinline)) void multiply_panel(int m, int ku, const typename P::unit* a, ptrdiff_t a_row, ptrdiff_t a_step,
+                    const typename P::unit* b, int j0, int n, const Place& place) {
+    constexpr int R = rows_of_tile(V), HALF = (R + 1) / 2;
+    for (int i = 0; i < m;) {
+        if (m - i > HALF) {
+            multiply_tile<P, R, V>(ku, a + i * a_row, a_row, a_step, b, i, m, j0, n, place);
+            i += R;
+        } else {
+            multiply_tile<P, HALF, V>(ku, a + i * a_row, a_row, a_step, b, i, m, j0, n, place);
+            i += HALF;
+        }
+    }
+}
+
+// A: (m, k) with strides in units; B: (k, n), packed.
+template <class P>
+inline void multiply(int m, int n, int k, const typename P::unit* a, ptrdiff_t a_row, ptrdiff_t a_step,
+                     const typename P::unit* b, const Place& place) {
+    const int ku = units<P>(k);
+    for (int j = 0; j < n; j += NR) {
+        const int vectors = ceil_div(n - j < NR ? n - j : NR, VL);
+        if (vectors == 1) multiply_panel<P, 1>(m, ku, a, a_row, a_step, b, j, n, place);
+        if (vectors == 2) multiply_panel<P, 2>(m, ku, a, a_row, a_step, b, j, n, place);
+        if constexpr (NV == 4) {
+            if (vectors == 3) multiply_panel<P, 3>(m, ku, a, a_row, a_step, b, j, n, place);
+            if (vectors == 4) multiply_panel<P, 4>(m, ku, a, a_row, a_step, b, j, n, place);
+        }
+        b += size_t(ku) * vectors * VL;
+    }
+}
+
+}  // namespace moe

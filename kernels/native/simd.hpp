@@ -1,0 +1,176 @@
+// Vectors of floats over GCC's and Clang's vector extensions: one source for AVX-512, AVX2 and whatever else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace moe {
+
+#if defined(__AVX512F__)
+constexpr int VL = 16;  // floats in a vector
+#elif defined(__AVX2__)
+constexpr int VL = 8;
+#else
+constexpr int VL = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// ---- loads and stores, converting to and from float; `lanes` < VL touches only so many elements ----
+
+template <class V, class T>
+inline V load_raw(const T* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+
+inline vf load(const float* p) { return load_raw<vf>(p); }
+inline vf load(const bf16* p) { return widen(load_raw<vh>(p)); }
+
+template <class T>
+inline vf load(const T* p, int lanes) {
+    if (lanes >= VL) return load(p);
+    T buffer[VL] = {};
+    std::memcpy(buffer, p, sizeof(T) * lanes);
+    return load(buffer);
+}
+
+// Round to nearest even; a NaN stays one.
+inline vh narrow(vf x) {
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+    vu u = (vu)x;
+    vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    vu quiet = (u >> 16) | 0x40u;
+    vu result = (vu)(x == x) ? rounded : quiet;
+    return __builtin_convertvector(result, vh);
+#endif
+}
+
+inline void store(float* p, vf x) { std::memcpy(p, &x, sizeof x); }
+inline void store(bf16* p, vf x) {
+    vh h = narrow(x);
+    std::memcpy(p, &h, sizeof h);
+}
+
+template <class T>
+inline void store(T* p, vf x, int lanes) {
+    if (lanes >= VL) return store(p, x);
+    T buffer[VL];
+    store(buffer, x);
+    std::memcpy(p, buffer, sizeof(T) * lanes);
+}
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+    uint32_t u = uint32_t(x.bits) << 16;
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+}
+
+// ---- arithmetic ----
+
+inline vf broadcast(float x) { return x - vf{}; }
+
+inline float sum(vf x) {
+    // A fixed tree, so that the sum of a row has the same bits wherever it is computed.
+    float lane[VL];
+    store(lane, x);
+    for (int half = VL / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+inline float max(vf x) {
+    float lane[VL];
+    store(lane, x);
+    for (int half = VL / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] > lane[i] ? lane[i + half] : lane[i];
+    return lane[0];
+}
+
+inline vf max(vf a, vf b) { return a > b ? a : b; }
+
+// Cephes' expf: 2^n * p(r), relative error below 2e-7; saturates at 2^-126 and 2^127 and passes NaN on.
+inline vf exp(vf x) {
+    const vf clamped = x < -87.3f ? broadcast(-87.3f) : (x > 88.0f ? broadcast(88.0f) : x);
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+    const vf shifted = clamped * 1.44269504088896341f + magic;
+    const vf n = shifted - magic;
+    const vf r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    const vi exponent = ((vi)shifted - 0x4b400000 + 127) << 23;
+    const vf result = p * (vf)exponent;
+    return x == x ? result : x;
+}
+
+// Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+inline vf erf(vf x) {
+    const vf a = x < 0.0f ? -x : x;
+    const vf t = 1.0f / (1.0f + 0.3275911f * a);
+    vf p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const vf y = 1.0f - p * t * exp(-a * a);
+    return x < 0.0f ? -y : y;
+}
+
+// ---- transposition of a VL x VL block of 32-bit units, in registers ----
+
+template <int S>
+inline void exchange(vi& a, vi& b) {
+    // Swap the odd blocks of S lanes of `a` with the even blocks of `b`.
+    vi low, high;
+    for (int lane = 0; lane < VL; ++lane) {
+        const bool even = (lane / S) % 2 == 0;
+        low[lane] = even ? lane : lane - S + VL;
+        high[lane] = even ? lane + S : lane + VL;
+    }
+#if defined(__clang__)
+    vi x, y;
+    for (int lane = 0; lane < VL; ++lane) {
+        x[lane] = low[lane] < VL ? a[low[lane]] : b[low[lane] - VL];
+        y[lane] = high[lane] < VL ? a[high[lane]] : b[high[lane] - VL];
+    }
+    a = x, b = y;
+#else
+    const vi x = __builtin_shuffle(a, b, low);
+    b = __builtin_shuffle(a, b, high);
+    a = x;
+#endif
+}
+
+template <int S>
+inline void transpose_stage(vi (&rows)[VL]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; ++i)
+        if ((i / S) % 2 == 0) exchange<S>(rows[i], rows[i + S]);
+    if constexpr (S > 1) transpose_stage<S / 2>(rows);
+}
+
+__attribute__((noinline)) inline void transpose(vi (&rows)[VL]) { transpose_stage<VL / 2>(rows); }
+
+}  // namespace moe
