@@ -100,6 +100,6 @@ def _compile(source: Path, level: str, target: Path) -> None:
         if said.returncode:  # Apple's clang has no OpenMP: one thread then
             said = subprocess.run([*command, "-Wno-unknown-pragmas"], capture_output=True, text=True, check=False)  # noqa: S603
         if said.returncode:
-            first = next((line for line in said.stderr.splitlines() if "error" in line), said.stderr.strip()[:300])
+            first = next((line for line in said.stderr.splitlines() if " error: " in line), said.stderr.strip()[:300])
             raise BuildError(f"{found[0]} does not compile {source.name} for {level}: {first}")
         made.replace(target)

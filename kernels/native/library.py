@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.native.build import BuildError, build
-from moe_search.kernels.native.level import chosen_level
 
 
 class NativeLibrary(NamedTuple):
@@ -40,15 +39,8 @@ def _as_c(argument: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int | ct
 
 
 @cache
-def native_library(source: Path, level: str | None = None) -> NativeLibrary:
-    """Return the library of a C++ file, for the CPU's best level by default.
-
-    Torch must have been imported: the library then shares its OpenMP threads.
-
-    Raises:
-        ValueError: ``MOE_SEARCH_CPU_LEVEL`` asks for a level this CPU cannot run.
-    """
-    level = level or chosen_level()
+def native_library(source: Path, level: str) -> NativeLibrary:
+    """Return the library of a C++ file for a CPU level. It shares torch's OpenMP threads."""
     try:
         return NativeLibrary(ctypes.CDLL(str(build(source, level))), level, f"C++ built for {level}")
     except (BuildError, OSError) as error:

@@ -21,7 +21,7 @@ def code_version() -> str:
     for package in PACKAGES:
         folder = (root / package).resolve()
         for path in sorted(folder.rglob("*")):
-            if path.suffix in {".py", ".cpp", ".cu"}:
+            if path.suffix in {".py", ".cpp", ".hpp"}:
                 digest.update(f"{package}/{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return f"{moe_search.__version__}+{digest.hexdigest()}"
 

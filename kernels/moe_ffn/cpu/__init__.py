@@ -12,15 +12,16 @@ from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import Activation
 from moe_search.kernels.moe_ffn.passes import PASSES
+from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
 
 _CODES = {"swiglu": 0, "geglu": 1, "relu2": 2, "gelu": 3}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def library(level: str | None = None) -> NativeLibrary:
+def library() -> NativeLibrary:
     """Return the compiled layer, or why there is none."""
-    return native_library(Path(__file__).with_name("moe_ffn.cpp"), level)
+    return native_library(Path(__file__).with_name("moe_ffn.cpp"), chosen_level())
 
 
 def _sizes(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, activation: str) -> tuple[int, ...]:
