@@ -167,39 +167,40 @@ inline void copy_row(const T* source, int n, typename P::unit* out) {
 
 // ---- where C goes ----
 
-// Row i of C is `c + (token ? token[i] : i) * row`; it is written, or added to, times `scale[i]` where there is a scale.
+// Row i of C is `c + (token ? token[i] : i) * row`; it is written, or added to.
 // One type for every use: each one more would double the time it takes to compile the micro-kernels.
 struct Place {
     float* c;
     ptrdiff_t row;
     bool add = false;
     const int32_t* token = nullptr;
-    const float* scale = nullptr;
 
     float* at(int i) const { return c + ptrdiff_t(token ? token[i] : i) * row; }
 
-    void expect(int i, int rows, int j) const {
-        if (add)
-            for (int r = i; r < i + rows; ++r)
-                for (int line = 0; line < NR; line += 16) __builtin_prefetch(at(r) + j + line, 1);
+    // Rows that will be added to soon.
+    void expect(int i, int end, int j) const {
+        for (; i < end; ++i) prefetch(at(i) + j, NR);
+    }
+
+    template <int V>
+    void get(int i, int j, vf (&sums)[V], int n) const {
+        const float* p = at(i) + j;
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sums[v] = j + V * VL <= n ? load(p + v * VL) : load_part(p + v * VL, n - j - v * VL);
     }
 
     template <int V>
     void put(int i, int j, vf (&sums)[V], int n) const {
         float* p = at(i) + j;
-        if (scale)
-            for (int v = 0; v < V; ++v) sums[v] *= scale[i];
         if (j + V * VL <= n) {
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) store(p + v * VL, add ? load(p + v * VL) + sums[v] : sums[v]);
+            for (int v = 0; v < V; ++v) store(p + v * VL, sums[v]);
         } else {
-            put_part(p, reinterpret_cast<const float*>(&sums), n - j);
+            std::memcpy(p, &sums, sizeof(float) * (n - j));
         }
     }
 
-    __attribute__((noinline)) void put_part(float* p, const float* sums, int n) const {
-        for (int j = 0; j < n; ++j) p[j] = add ? p[j] + sums[j] : sums[j];
-    }
+    __attribute__((noinline)) static vf load_part(const float* p, int n) { return n > 0 ? load(p, n) : vf{}; }
 };
 
 // ---- the product ----
@@ -208,7 +209,12 @@ template <class P, int R, int V>
 inline void multiply_tile(int ku, const typename P::unit* a, ptrdiff_t a_row, ptrdiff_t a_step,
                           const typename P::unit* b, int i0, int m, int j0, int n, const Place& place) {
     vf sums[R][V] = {};
-    place.expect(i0, m - i0 < R ? m - i0 : R, j0);
+    if (place.add) {
+        place.expect(i0 + R, i0 + 2 * R < m ? i0 + 2 * R : m, j0);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+            if (i0 + i < m) place.get(i0 + i, j0, sums[i], n);
+    }
     for (int k = 0; k < ku; ++k) {
         typename P::vector row[V];
 #pragma GCC unroll 4

@@ -77,6 +77,12 @@ inline void store(T* p, vf x, int lanes) {
     std::memcpy(p, buffer, sizeof(T) * lanes);
 }
 
+// Ask for `count` elements that will be read soon.
+template <class T>
+inline void prefetch(const T* p, int count) {
+    for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(p + i);
+}
+
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) {
     uint32_t u = uint32_t(x.bits) << 16;

@@ -25,7 +25,7 @@ enum Activation { SWIGLU = 0, GEGLU = 1, RELU2 = 2, GELU = 3 };
 constexpr bool is_gated(int activation) { return activation <= GEGLU; }
 
 constexpr int CHUNK = 256;  // rows of a weight gradient summed in registers: their panel stays in the nearest caches
-constexpr int WAVE = 4096;  // rows whose gradients of h are in flight between the two halves of backward
+constexpr int WAVE = 512;   // rows a thread whose gradients of h wait, in its cache, for the second half of backward
 
 struct Shape {
     int tokens, top_k, d_model, d_expert, experts, activation, threads;
@@ -61,14 +61,14 @@ inline void with_activation(int activation, F f) {
     }
 }
 
-// a = act(h), rows of d_expert elements (the second half of h multiplies, where gated)
+// a = gate * act(h), rows of d_expert elements (the second half of h multiplies, where gated)
 template <int A, bool GATED, class T, class E>
-inline void activate(int f, const T* h, E* a) {
+inline void activate(int f, const T* h, float gate, E* a) {
     for (int j = 0; j < f; j += VL) {
         vf value, slope;
         phi<A>(load(h + j, f - j), value, slope);
         if (GATED) value *= load(h + f + j, f - j);
-        store(a + j, value, f - j);
+        store(a + j, value * gate, f - j);
     }
 }
 
@@ -96,47 +96,38 @@ inline float activate_backward(int f, const T* h, const float* da, float gate, E
 
 // ---- routing ----
 
-// Where every assignment lies once sorted by expert: slot[row] = t * top_k + j.
+// Where every assignment lies once sorted by expert: its token, and its slot t * top_k + j.
 struct Routes {
-    std::vector<int32_t> slot;
+    std::vector<int32_t> token, slot;
     std::vector<int32_t> first;  // (experts, threads): first row of an expert's tokens that a thread owns; then the end
     int threads;
 
-    Routes(const Shape& s, const int64_t* index) : slot(size_t(s.tokens) * s.top_k), threads(s.threads) {
-        const int n = s.experts * threads;
-        std::vector<int32_t> next(n, 0);
+    Routes(const Shape& s, const int64_t* index)
+        : token(size_t(s.tokens) * s.top_k), slot(token.size()), first(s.experts * s.threads + 1), threads(s.threads) {
+        std::vector<int32_t> next(first.size() - 1, 0);
+        auto every_slot = [&](auto f) {
 #pragma omp parallel num_threads(threads)
-        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
-            for (int64_t i = int64_t(s.first_token(t)) * s.top_k; i < int64_t(s.first_token(t + 1)) * s.top_k; ++i)
-                ++next[index[i] * threads + t];
-        first.resize(n + 1);
+            for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
+                for (int i = s.first_token(t); i < s.first_token(t + 1); ++i)
+                    for (int j = i * s.top_k; j < (i + 1) * s.top_k; ++j) f(next[index[j] * threads + t], i, j);
+        };
+        every_slot([](int32_t& count, int, int) { ++count; });
         int32_t row = 0;
-        for (int i = 0; i < n; ++i) {
+        for (size_t i = 0; i < next.size(); ++i) {
             first[i] = row;
             row += next[i];
             next[i] = first[i];
         }
-        first[n] = row;
-#pragma omp parallel num_threads(threads)
-        for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads())
-            for (int64_t i = int64_t(s.first_token(t)) * s.top_k; i < int64_t(s.first_token(t + 1)) * s.top_k; ++i)
-                slot[next[index[i] * threads + t]++] = int32_t(i);
+        first.back() = row;
+        every_slot([&](int32_t& place, int i, int j) {
+            token[place] = i;
+            slot[place++] = j;
+        });
     }
 
     int begin(int expert, int thread = 0) const { return first[expert * threads + thread]; }
     int end(int expert, int thread) const { return first[expert * threads + thread + 1]; }
     int end(int expert) const { return first[(expert + 1) * threads]; }
-};
-
-// The rows of a tile: their tokens, and what their expert's output is multiplied by.
-struct Tile {
-    int rows;
-    int32_t token[ROWS];
-    float gate[ROWS];
-
-    Tile(int rows, const int32_t* slot, const float* gates, int top_k) : rows(rows) {
-        for (int i = 0; i < rows; ++i) token[i] = slot[i] / top_k, gate[i] = gates[slot[i]];
-    }
 };
 
 // ---- forward ----
@@ -150,13 +141,12 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
     const int d = s.d_model, f = s.d_expert, hidden = s.hidden();
     const int du = units<P>(d), fu = units<P>(f);
     const Routes routes(s, index);
-    std::vector<float> wide(sizeof(T) == 4 ? 0 : size_t(s.tokens) * d);
-    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(out) : wide.data();
+    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(out) : scratch<11, float>(size_t(s.tokens) * d);
 
 #pragma omp parallel num_threads(s.threads)
     for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
         const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
-        if (sizeof(T) == 4) std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
+        std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
         U* up = scratch<0, U>(packed_size<P>(d, hidden));
         U* down = scratch<1, U>(packed_size<P>(f, d));
         U* x_tile = scratch<2, U>(size_t(ROWS + SPARE) * du);
@@ -171,8 +161,9 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
             pack<P, T>([&](int i) { return we_down + size_t(i) * d; }, f, d, down);
             for (int r = r0; r < r1; r += ROWS) {
                 const int m = r1 - r < ROWS ? r1 - r : ROWS;
-                const Tile tile(m, routes.slot.data() + r, gates, s.top_k);
-                for (int i = 0; i < m; ++i) copy_row<P>(x + size_t(tile.token[i]) * d, d, x_tile + size_t(i) * du);
+                const int32_t* token = routes.token.data() + r;
+                const int32_t* slot = routes.slot.data() + r;
+                for (int i = 0; i < m; ++i) copy_row<P>(x + size_t(token[i]) * d, d, x_tile + size_t(i) * du);
                 // The pre-activations of this tile; in fp32 they are written where they are kept.
                 float* h = sizeof(T) == 4 ? reinterpret_cast<float*>(pre) + size_t(r) * hidden : h_tile;
                 multiply<P>(m, hidden, d, x_tile, du, 1, up, Place{h, hidden});
@@ -181,16 +172,16 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
                         const float* row = h + size_t(i) * hidden;
                         E* target = reinterpret_cast<E*>(a_tile + size_t(i) * fu);
                         if (is_gated(s.activation))
-                            activate<a, true>(f, row, target);
+                            activate<a, true>(f, row, gates[slot[i]], target);
                         else
-                            activate<a, false>(f, row, target);
+                            activate<a, false>(f, row, gates[slot[i]], target);
                         if (f % P::depth) target[f] = E{};
                         if (sizeof(T) != 4)
                             for (int j = 0; j < hidden; j += VL)
                                 store(pre + size_t(r + i) * hidden + j, load(row + j, hidden - j), hidden - j);
                     }
                 });
-                multiply<P>(m, d, f, a_tile, fu, 1, down, Place{sums, d, true, tile.token, tile.gate});
+                multiply<P>(m, d, f, a_tile, fu, 1, down, Place{sums, d, true, token});
             }
         }
         if (sizeof(T) != 4)
@@ -207,7 +198,7 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
 // dw[m, d] (+)= left[rows, m]^T right[rows, d] over an expert's rows; `right` is gathered by token.
 template <class P, class T>
 void add_weight_gradient(int m, int d, int rows, const typename P::element* left, int left_row, const T* right,
-                         const int32_t* slot, int top_k, int first_column, int columns, T* dw) {
+                         const int32_t* token, int first_column, int columns, T* dw) {
     using U = typename P::unit;
     using E = typename P::element;
     U* panel = scratch<5, U>(size_t(CHUNK) * NR);
@@ -236,7 +227,7 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
         }
         for (int j = 0; j < columns; j += NR) {
             const int some = columns - j < NR ? columns - j : NR;
-            pack_panel<P, T>([&](int i) { return right + size_t(slot[r + i] / top_k) * d + first_column + j; }, n, some,
+            pack_panel<P, T>([&](int i) { return right + size_t(token[r + i]) * d + first_column + j; }, n, some,
                              round_up(some, VL), panel);
             multiply<P>(m, some, n, a, 1, a_step, panel, Place{sums + j, sums_row, true});
         }
@@ -256,15 +247,14 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
     const int d = s.d_model, f = s.d_expert, hidden = s.hidden();
     const int du = units<P>(d), hu = units<P>(hidden), fu = units<P>(f);
     const Routes routes(s, index);
-    std::vector<float> wide(sizeof(T) == 4 ? 0 : size_t(s.tokens) * d);
-    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(dx) : wide.data();
+    float* sums = sizeof(T) == 4 ? reinterpret_cast<float*>(dx) : scratch<11, float>(size_t(s.tokens) * d);
 
     // Experts in waves: gradients of h and gated activations of a wave exist at a time.
     std::vector<int> waves{0};
     int largest = 0;
     for (int e = 0; e < s.experts; ++e) {
         const int begin = routes.begin(waves.back());
-        if (e > waves.back() && routes.end(e) - begin > WAVE) waves.push_back(e);
+        if (e > waves.back() && routes.end(e) - begin > WAVE * s.threads) waves.push_back(e);
         largest = std::max(largest, routes.end(e) - routes.begin(waves.back()));
     }
     waves.push_back(s.experts);
@@ -278,7 +268,7 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
     {
         for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
             const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
-            if (sizeof(T) == 4) std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
+            std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
         }
         U* down = scratch<0, U>(packed_size<P>(d, f));
         U* up = scratch<1, U>(packed_size<P>(hidden, d));
@@ -296,10 +286,12 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
                     pack<P, T>([&](int i) { return we_up + size_t(i) * d; }, hidden, d, up);
                     for (int r = r0; r < r1; r += ROWS) {
                         const int m = r1 - r < ROWS ? r1 - r : ROWS;
+                        const int32_t* token = routes.token.data() + r;
                         const int32_t* slot = routes.slot.data() + r;
-                        const Tile tile(m, slot, gates, s.top_k);
-                        for (int i = 0; i < m; ++i)
-                            copy_row<P>(dout + size_t(tile.token[i]) * d, d, dout_tile + size_t(i) * du);
+                        for (int i = 0; i < m; ++i) {
+                            copy_row<P>(dout + size_t(token[i]) * d, d, dout_tile + size_t(i) * du);
+                            prefetch(pre + size_t(r + i) * hidden, hidden);
+                        }
                         multiply<P>(m, f, d, dout_tile, du, 1, down, Place{da, f});
                         E* dh_tile = dh + size_t(r - first_row) * hu * P::depth;
                         E* a_tile = gated_a + size_t(r - first_row) * fu * P::depth;
@@ -309,7 +301,7 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
                                 E* dh_row = dh_tile + size_t(i) * hu * P::depth;
                                 E* a_row = a_tile + size_t(i) * fu * P::depth;
                                 const float* da_row = da + size_t(i) * f;
-                                const float gate = tile.gate[i];
+                                const float gate = gates[slot[i]];
                                 dgates[slot[i]] =
                                     is_gated(s.activation)
                                         ? activate_backward<a, true>(f, h, da_row, gate, a_row, dh_row)
@@ -319,7 +311,7 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
                             }
                         });
                         multiply<P>(m, d, hidden, reinterpret_cast<const U*>(dh_tile), hu, 1, up,
-                                    Place{sums, d, true, tile.token});
+                                    Place{sums, d, true, token});
                     }
                 }
 #pragma omp barrier
@@ -331,11 +323,11 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
                 const int e = waves[w] + task / parts, part = task % parts;
                 const int c0 = std::min(panels * part / parts * NR, d), c1 = std::min(panels * (part + 1) / parts * NR, d);
                 const int r0 = routes.begin(e), rows = routes.end(e) - r0;
-                const int32_t* slot = routes.slot.data() + r0;
+                const int32_t* token = routes.token.data() + r0;
                 add_weight_gradient<P, T>(hidden, d, rows, dh + size_t(r0 - first_row) * hu * P::depth, hu * P::depth, x,
-                                          slot, s.top_k, c0, c1 - c0, dw_up + size_t(e) * hidden * d);
+                                          token, c0, c1 - c0, dw_up + size_t(e) * hidden * d);
                 add_weight_gradient<P, T>(f, d, rows, gated_a + size_t(r0 - first_row) * fu * P::depth, fu * P::depth,
-                                          dout, slot, s.top_k, c0, c1 - c0, dw_down + size_t(e) * f * d);
+                                          dout, token, c0, c1 - c0, dw_down + size_t(e) * f * d);
             }  // ends in a barrier: the next wave overwrites dh
         }
         if (sizeof(T) != 4)

@@ -44,7 +44,8 @@ def test_a_library_is_built_once_and_works(source: Path, capfd: pytest.CaptureFi
 
 
 def test_many_processes_at_once_build_it_once(source: Path) -> None:
-    code = f"from pathlib import Path; from {building.__name__} import build; print(build(Path({str(source)!r}), 'portable'))"
+    imports = f"from pathlib import Path; from {building.__name__} import build"
+    code = f"{imports}; print(build(Path({str(source)!r}), 'portable'))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(16)
