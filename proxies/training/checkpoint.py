@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from moe_search.proxies.training.divergence import LossState
+from moe_search.proxies.training.recipe import Float32Matmul
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.run import Run
@@ -85,13 +86,17 @@ class CheckpointFolder:
     Args:
         root: created when missing.
         identity: what the proxy is (a hash); a folder of another proxy is refused.
+        float32_matmul: how float32 products are computed, if the proxy is begun here.
 
     Raises:
         InvalidInputError: the folder belongs to another proxy.
         ResourceError: the folder cannot be written.
     """
 
-    def __init__(self, root: Path, identity: str) -> None:
+    float32_matmul: Float32Matmul
+    """How float32 products are computed since the proxy was begun."""
+
+    def __init__(self, root: Path, identity: str, *, float32_matmul: Float32Matmul = "exact") -> None:
         self.root = root
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -99,8 +104,10 @@ class CheckpointFolder:
             raise ResourceError(f"cannot create the checkpoint folder {root}: {error.strerror}") from error
         marker = root / "proxy.json"
         if not marker.exists():
-            self._write(marker, json.dumps({"identity": identity}).encode())
-        elif json.loads(marker.read_text())["identity"] != identity:
+            self._write(marker, json.dumps({"identity": identity, "float32_matmul": float32_matmul}).encode())
+        begun = json.loads(marker.read_text())
+        self.float32_matmul = begun.get("float32_matmul", "exact")  # the only way there was
+        if begun["identity"] != identity:
             raise InvalidInputError(
                 f"the checkpoint folder {root} belongs to another proxy or recipe",
                 where="checkpoint_dir",

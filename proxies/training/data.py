@@ -3,11 +3,15 @@
 A batch is a function of (seed, step), so a loader that begins at step s gives exactly what an unbroken run sees there.
 """
 
+import copy
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from moe_search.proxies.stream import Batch, MixtureStream
+
+TOKENS_TOGETHER = 2**15
+"""Cut from the corpus at once: a small batch is all overhead. The stream does not depend on how it is cut."""
 
 
 class StepRange(IterableDataset[Batch]):
@@ -22,7 +26,15 @@ class StepRange(IterableDataset[Batch]):
         return self.last_step - self.first_step
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.stream.batch(step) for step in range(self.first_step, self.last_step))
+        sequences = self.stream.batch_sequences
+        together = max(1, TOKENS_TOGETHER // (sequences * self.stream.seq_len))
+        wide = copy.copy(self.stream)
+        wide.batch_sequences = together * sequences
+        for number in range(self.first_step // together, (self.last_step - 1) // together + 1):
+            block = wide.batch(number)
+            for step in range(max(self.first_step, number * together), min(self.last_step, (number + 1) * together)):
+                rows = slice((step - number * together) * sequences, (step + 1 - number * together) * sequences)
+                yield Batch(block.tokens[rows], block.domains[rows])
 
 
 def step_loader(stream: MixtureStream, first_step: int, last_step: int, *, pin_memory: bool) -> DataLoader[Batch]:

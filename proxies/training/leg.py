@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from moe_search.proxies.stream import MixtureStream
 from moe_search.proxies.training.checkpoint import CheckpointFolder, Position, Snapshot, capture
 from moe_search.proxies.training.data import step_loader
 from moe_search.proxies.training.divergence import LossMonitor
+from moe_search.proxies.training.lean_lightning import LightningEnvironment, pl
 from moe_search.proxies.training.module import ProxyModule
+from moe_search.proxies.training.precision import uses_bfloat16
 from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.spaces.errors import ResourceError
 
@@ -77,7 +77,7 @@ class Watch(pl.Callback):
         report: Callable[["Watch"], None],
     ) -> None:
         self.leg = leg
-        self.position = start
+        self.step, self.seconds = start.step, start.seconds
         self.monitor = monitor
         self.folder = folder
         self.checkpoint_seconds = checkpoint_seconds
@@ -88,6 +88,11 @@ class Watch(pl.Callback):
         self._losses: list[Tensor] = []
         self._begun = self._saved = self._reported = time.perf_counter()
         self._seconds_before, self._reported_step = start.seconds, start.step
+
+    @property
+    def position(self) -> Position:
+        """Where training is."""
+        return Position(step=self.step, seconds=self.seconds, loss=self.monitor.state)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks: set-up is no training."""
@@ -112,7 +117,7 @@ class Watch(pl.Callback):
             losses = torch.stack(self._losses).tolist()
             self._losses.clear()
             self.monitor.update(step - len(losses), losses)
-        self.position = Position(step=step, seconds=self._seconds_before + now - self._begun, loss=self.monitor.state)
+        self.step, self.seconds = step, self._seconds_before + now - self._begun
 
         if snapshot_due:
             self.at_snapshot(self._snapshot(trainer, pl_module))
@@ -159,13 +164,12 @@ def fit_leg(
         KeyboardInterrupt: Ctrl-C, or raised by a callback.
     """
     is_cuda = device.type == "cuda"
-    use_bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and is_cuda)
     trainer = pl.Trainer(
         accelerator=device.type,
         devices=1,
         # One process a proxy, whatever cluster variables say: workers are started by us, not by Lightning.
         plugins=[LightningEnvironment()],
-        precision="bf16-mixed" if use_bf16 else "32-true",
+        precision="bf16-mixed" if uses_bfloat16(recipe.precision, device) else "32-true",
         # CPU kernels are deterministic; some CUDA ones have no deterministic form, which must not end a campaign.
         deterministic="warn" if is_cuda else False,
         max_epochs=1,

@@ -6,13 +6,13 @@ together (a load balanced over the whole batch), and because the rate is a funct
 
 from collections.abc import Callable, Mapping
 
-import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe_search.proxies.model import DecoderLM
 from moe_search.proxies.stream import Batch
 from moe_search.proxies.training.checkpoint import restore_optimizer
+from moe_search.proxies.training.lean_lightning import pl
 from moe_search.proxies.training.optimizer import build_optimizer
 from moe_search.proxies.training.recipe import TrainingRecipe
 
@@ -55,10 +55,13 @@ class ProxyModule(pl.LightningModule):
         self.first_step = first_step
         self.optimizer_tensors = optimizer_tensors
         self.at_end = at_end
+        self.learning: list[nn.Parameter] = []
+        """What the optimiser changes: looking for it in the model takes longer than clipping it."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW where an earlier fit left it."""
         optimizer = build_optimizer(self.model, self.recipe, self.learning_rate)
+        self.learning = list(self.model.parameters())
         if self.optimizer_tensors is not None:
             restore_optimizer(optimizer, self.optimizer_tensors)
             self.optimizer_tensors = None
@@ -69,21 +72,21 @@ class ProxyModule(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer), "configure_optimizers returns one optimiser"
         step = self.first_step + batch_index
-        torch.manual_seed(self.seed << 32 ^ step)
+        self._restart_random_numbers(step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.rate(step)
 
         optimizer.zero_grad()
-        loss = torch.zeros((), device=self.device)
+        losses = []
         for tokens in torch.split(batch.tokens, self._micro_batch_sequences(batch.tokens)):
             share = len(tokens) / len(batch.tokens)
             output = self.model.loss(tokens)
             self.manual_backward(share * (output.loss + output.auxiliary_loss))
-            loss += share * output.loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+            losses.append(share * output.loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.gradient_clip)
         optimizer.step()
         self.model.end_step()
-        return loss
+        return sum(losses[1:], start=losses[0])
 
     def on_train_end(self) -> None:
         """Measure the model before Lightning takes it off its device."""
@@ -94,6 +97,13 @@ class ProxyModule(pl.LightningModule):
                     self.at_end(self.model)
             finally:
                 self.model.train()
+
+    def _restart_random_numbers(self, step: int) -> None:
+        """Seed the generators of this process as ``torch.manual_seed`` does, which also keeps a list of its callers."""
+        seed = self.seed << 32 ^ step
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _micro_batch_sequences(self, tokens: Tensor) -> int:
         """Return the sequences of one forward pass."""

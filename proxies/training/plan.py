@@ -11,7 +11,7 @@ from moe_search.proxies.corpus import Corpus
 from moe_search.proxies.stream import MixtureStream
 from moe_search.proxies.training.evaluation import Evaluation, unigram_bound
 from moe_search.proxies.training.provenance import code_version, device_name
-from moe_search.proxies.training.recipe import TrainingRecipe, batch_tokens, learning_rate
+from moe_search.proxies.training.recipe import Float32Matmul, TrainingRecipe, batch_tokens, learning_rate
 from moe_search.proxies.training.schedule import Horizon, plan_horizons
 from moe_search.spaces.accounting import train_flops
 from moe_search.spaces.design import Scale
@@ -58,6 +58,7 @@ class ProxyPlan:
     context: str
     trial: int | None
     device: torch.device
+    float32_matmul: Float32Matmul = "exact"
 
     def __post_init__(self) -> None:
         vocab_size = self.resolved.architecture.vocab_size
@@ -188,7 +189,7 @@ class ProxyPlan:
                 "epochs": self.stream.epochs(tokens),
                 "train_flops": train_flops(architecture, tokens),
                 "paid_flops": train_flops(architecture, own_tokens),
-                "device": device_name(self.device, self.recipe.threads),
+                "device": device_name(self.device, self.recipe.threads, self.float32_matmul),
                 "data_hash": self.corpus.data_hash,
                 "tokenizer_hash": self.corpus.tokenizer_hash,
                 "code_version": code_version(),

@@ -2,12 +2,15 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 import moe_search
+from moe_search.proxies.training.recipe import Float32Matmul
 
 PACKAGES = ("spaces", "kernels", "proxies")
 """The packages whose code decides what a proxy's loss is."""
@@ -27,15 +30,18 @@ def code_version() -> str:
 
 
 @cache
-def _cpu_model() -> str:
+def cpu_facts() -> Mapping[str, str]:
+    """Return what Linux says of the first CPU (``/proc/cpuinfo``); nothing on other systems."""
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    text = information.read_text(errors="replace") if information.exists() else ""
+    pairs = [line.partition(":") for line in text.partition("\n\n")[0].splitlines()]
+    return MappingProxyType({name.strip(): value.strip() for name, _, value in pairs})
 
 
-def device_name(device: torch.device, threads: int) -> str:
-    """Return the device's product name; a CPU's with the number of threads used."""
+def device_name(device: torch.device, threads: int, float32_matmul: Float32Matmul) -> str:
+    """Return the device's product name; a CPU's with the number of threads used, and oneDNN if it made the products."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+    model = cpu_facts().get("model name") or platform.processor() or platform.machine()
+    library = ", oneDNN" if float32_matmul == "onednn" else ""
+    return f"{model}, {threads} thread{'s' if threads > 1 else ''}{library}"

@@ -24,6 +24,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
 
+Float32Matmul = Literal["exact", "onednn"]
+"""How float32 matrix products are computed on a CPU; see ``proxies.training.precision``."""
+ADDED_LATER = ("float32_matmul",)
+"""Fields that do not count in the fingerprint while they have their default: a recipe keeps the one it had without."""
+
 
 class LearningRateRule(Frozen):
     """``rate = base · (n_active / N0)^a · (n_experts / E0)^b · (tokens / D0)^c · (batch / B0)^d``, fitted on a sweep.
@@ -113,6 +118,9 @@ class TrainingRecipe(Frozen):
     """``auto``: one CUDA device where there is one, else the CPU. A proxy runs on one device; workers share a node."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 autocast with fp32 weights on CUDA, fp32 on the CPU."""
+    float32_matmul: Literal["auto", Float32Matmul] = "auto"
+    """Float32 products on a CPU: ``exact`` is torch's own way, ``onednn`` is faster on some CPUs and refused where it
+    would round; ``auto`` decides when a proxy is begun, and a resumed one keeps to that."""
     backend: str = "auto"
     """Backend of the expert kernels."""
     threads: PositiveInt = 1
@@ -138,7 +146,9 @@ class TrainingRecipe(Frozen):
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that identify everything in the recipe that can change a result."""
-        text = self.model_dump_json(exclude={"checkpoint_seconds"})
+        fields = type(self).model_fields
+        unset = {name for name in ADDED_LATER if getattr(self, name) == fields[name].default}
+        text = self.model_dump_json(exclude={"checkpoint_seconds", *unset})
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -12,10 +12,12 @@ import gc
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from weakref import WeakSet
 
 from moe_search.proxies.corpus import Corpus
 from moe_search.proxies.model import DecoderLM, build_model
@@ -32,8 +34,10 @@ from moe_search.proxies.training.leg import (
 )
 from moe_search.proxies.training.module import ProxyModule
 from moe_search.proxies.training.plan import Failure, Measured, ProxyPlan
+from moe_search.proxies.training.precision import choose_products, float32_products, onednn_objection
 from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.proxies.training.schedule import Horizon, branch_rate, trunk_rate
+from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.resolve import Resolved
 from moe_search.spaces.run import Run
@@ -92,18 +96,46 @@ def train_proxy(
 
     Raises:
         InvalidInputError: horizons that are too short, a mixture or vocabulary that is not the corpus's, a checkpoint
-            folder of another proxy.
+            folder of another proxy, or of one whose float32 products this machine cannot compute.
         ResourceError: no CUDA device where one is asked for; checkpoints that cannot be written.
     """
     with ExitStack() as stack:
+        stack.enter_context(own_garbage())
         stack.enter_context(training_settings(recipe))
         plan = ProxyPlan(resolved, tuple(horizons), corpus, recipe, seed, context, trial, device=choose_device(recipe))
         plan.horizons, plan.stream  # noqa: B018 - refuse what is impossible before a folder is made
         root = checkpoint_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-search-")))
-        training = _Training(plan, CheckpointFolder(root, plan.identity), on_progress, resumable=bool(checkpoint_dir))
-        # Trainer, module and optimiser refer to each other: uncollected, a worker grows by 80 MB with every proxy.
-        stack.callback(gc.collect)
-        return training.runs()
+        wanted = choose_products(recipe.float32_matmul, plan.device)
+        folder = CheckpointFolder(root, plan.identity, float32_matmul=wanted)
+        objection = onednn_objection(plan.device) if folder.float32_matmul == "onednn" else None
+        if objection:
+            raise InvalidInputError(
+                f"the proxy in {root} was begun with oneDNN's float32 products, but onednn {objection}",
+                where="training.float32_matmul",
+                fix="go on with it on a machine like the first, or delete the folder",
+            )
+        stack.enter_context(float32_products(folder.float32_matmul))
+        plan = replace(plan, float32_matmul=folder.float32_matmul)
+        return _Training(plan, folder, on_progress, resumable=bool(checkpoint_dir)).runs()
+
+
+@contextmanager
+def own_garbage() -> Iterator[None]:
+    """Collect at the end what became garbage inside, without a look at the million objects of imported libraries.
+
+    Trainer, module and optimiser refer to each other: uncollected, a worker grows by 80 MB with every proxy.
+    """
+    if len(_LIVING):  # an exception held the last one when it ended
+        gc.collect()
+    sets_aside = gc.get_freeze_count() == 0
+    if sets_aside:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if sets_aside:
+            gc.unfreeze()
 
 
 class _Training:
@@ -117,6 +149,7 @@ class _Training:
         *,
         resumable: bool,
     ) -> None:
+        _LIVING.add(self)
         self.plan, self.folder, self.on_progress = plan, folder, on_progress
         self.checkpoint_seconds = plan.recipe.checkpoint_seconds if resumable else math.inf
         self.model = build_model(plan.resolved.architecture, seed=plan.seed, backend=plan.recipe.backend)
@@ -275,3 +308,7 @@ class _Training:
                 run=run,
             )
         )
+
+
+_LIVING: WeakSet[_Training] = WeakSet()
+"""Calls of ``train_proxy`` whose model is still in memory."""

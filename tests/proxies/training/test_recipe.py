@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moe_search.proxies.training.recipe import BatchRule, LearningRateRule, TrainingRecipe, batch_tokens, learning_rate
+from moe_search.proxies.training.recipe import (
+    ADDED_LATER,
+    BatchRule,
+    LearningRateRule,
+    TrainingRecipe,
+    batch_tokens,
+    learning_rate,
+)
 
 
 def test_the_rule_is_its_equation() -> None:
@@ -46,9 +53,21 @@ def test_fixed_values_override_the_rules() -> None:
 def test_the_fingerprint_sees_what_changes_results_and_only_that() -> None:
     recipe = TrainingRecipe()
     assert recipe.replace(checkpoint_seconds=1).fingerprint() == recipe.fingerprint()
-    for change in ({"learning_rate": 0.1}, {"warmup_steps": 3}, {"threads": 2}, {"evaluation_tokens": 7}):
+    for change in (
+        {"learning_rate": 0.1},
+        {"warmup_steps": 3},
+        {"threads": 2},
+        {"evaluation_tokens": 7},
+        {"float32_matmul": "exact"},
+    ):
         assert recipe.replace(**change).fingerprint() != recipe.fingerprint()
     assert TrainingRecipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_of_the_time_before_new_fields_loads_and_keeps_its_fingerprint() -> None:
+    text = TrainingRecipe(warmup_steps=7).model_dump_json(exclude=set(ADDED_LATER))
+    assert TrainingRecipe.model_validate_json(text) == TrainingRecipe(warmup_steps=7)
+    assert TrainingRecipe().fingerprint() == "6dab987672bbf04f"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Exactness: of branches, of repetition, of resuming; and what happens when training does not go well."""
 
+import gc
 import logging
 import os
 import random
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from moe_search.proxies.corpus import Corpus
 from moe_search.proxies.model import build_model
+from moe_search.proxies.model.layers import Projection
 from moe_search.proxies.stream import MixtureStream
 from moe_search.proxies.training import leg, run
 from moe_search.proxies.training.module import ProxyModule
@@ -90,7 +92,7 @@ def test_trunk_and_branch_equal_a_plain_loop(
     measured: list[State],
     micro_batch_tokens: int | None,
 ) -> None:
-    recipe = recipe.replace(micro_batch_tokens=micro_batch_tokens)
+    recipe = recipe.replace(micro_batch_tokens=micro_batch_tokens, float32_matmul="exact")
     train_proxy(resolved, horizons=HORIZONS, corpus=corpus, recipe=recipe, seed=3)
 
     horizon = Horizon(wanted_tokens=HORIZONS[-1], steps=20, branch_step=16)
@@ -136,6 +138,31 @@ def test_bf16_autocast_trains_to_about_the_same_loss(train: Callable[..., list[R
     assert rounded.loss is not None
     assert rounded.loss != exact.loss
     assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
+
+
+def test_in_bf16_only_the_products_are(
+    train: Callable[..., list[Run]], recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, others = set(), set()
+    training_step, project = ProxyModule.training_step, Projection.forward
+
+    def watching(self: ProxyModule, *args: object) -> Tensor:
+        loss = training_step(self, *args)  # type: ignore[arg-type]
+        moments = self.trainer.optimizers[0].state_dict()["state"].values()
+        learning = [tensor for weight in self.model.parameters() for tensor in (weight, weight.grad)]
+        others.update(tensor.dtype for tensor in (loss, *learning, *(m for state in moments for m in state.values())))
+        return loss
+
+    def projecting(self: Projection, x: Tensor) -> Tensor:
+        out = project(self, x)
+        products.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(ProxyModule, "training_step", watching)
+    monkeypatch.setattr(Projection, "forward", projecting)
+    train(horizons=[HORIZONS[0]], recipe=recipe.replace(precision="bf16"))
+    assert products == {torch.bfloat16}
+    assert others == {torch.float32}
 
 
 def test_a_run_says_what_was_trained_and_what_it_cost(train: Callable[..., list[Run]], resolved: Resolved) -> None:
@@ -380,6 +407,17 @@ def test_settings_are_put_back_and_nothing_is_said(
     torch.set_num_threads(1)
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
+
+
+def test_a_proxy_leaves_no_garbage_even_after_one_that_failed(
+    train: Callable[..., list[Run]], crashing: Callable[[int], None]
+) -> None:
+    crashing(3)
+    with pytest.raises(Crash):
+        train()
+    train(horizons=HORIZONS[:1])
+    assert not len(run._LIVING)
+    assert gc.get_freeze_count() == 0
 
 
 def test_impossible_requests_leave_no_folder(
