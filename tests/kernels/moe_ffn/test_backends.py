@@ -32,9 +32,9 @@ FAST = ("grouped", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def several_threads() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -179,7 +179,6 @@ def test_same_bits_at_any_number_of_threads(
     dtype: torch.dtype, shape: tuple[int, int, int, int, int], routing: str
 ) -> None:
     p = problem(*shape, routing=routing, dtype=dtype)
-    torch.set_num_threads(1)
     one = run(p, "cpu")
     for threads in (2, 3, 7):
         torch.set_num_threads(threads)

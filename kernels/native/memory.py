@@ -1,0 +1,21 @@
+"""Freed memory stays with the process: a training step must not map its buffers anew, page by page."""
+
+import ctypes
+import platform
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Numbers of glibc's ``mallopt`` (malloc.h)."""
+LIMIT = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to give freed blocks of any size back to the program rather than to the kernel.
+
+    By default blocks over 32 MiB are mapped and unmapped at each use, smaller ones until the allocator has adapted; the
+    page faults took a quarter of a routed layer's time at 4096 tokens and a width of 256. The process then keeps its
+    largest footprint until it ends. Returns whether there was a glibc to tell.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(MMAP_THRESHOLD, LIMIT)) and bool(mallopt(TRIM_THRESHOLD, LIMIT))
