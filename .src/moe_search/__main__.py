@@ -2,6 +2,9 @@
 
 import sys
 
-from moe_search.experiments.cli import main
+try:
+    from moe_search.experiments.cli import main
+except KeyboardInterrupt:  # these are small files; what is heavy is imported by main, which knows what to do
+    sys.exit(130)
 
 sys.exit(main())

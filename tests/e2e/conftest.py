@@ -69,6 +69,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+def _hears_ctrl_c() -> None:
+    """In a child about to become a command: SIGINT is Ctrl-C, also where this process ignores it from birth."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def hears_ctrl_c() -> Callable[[], None]:
+    return _hears_ctrl_c
+
+
 class Campaign:
     """A folder with a ``campaign.yaml``, and the command in it."""
 
@@ -100,6 +110,7 @@ class Campaign:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - no threads here
         )
 
     def json(self, *arguments: str) -> Any:
@@ -132,6 +143,49 @@ def finished(new_campaign: NewCampaign) -> tuple[Campaign, subprocess.CompletedP
     done = campaign("run", "campaign.yaml")
     assert done.returncode == 0, done.stderr
     return campaign, done
+
+
+WATCHED = """\
+import os, signal, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if {condition}:
+            os.write(1, b"!")
+            {action}
+
+sys.meta_path.insert(0, Watch())
+{entry}
+"""
+"""The command, with something done whenever a module is about to be imported for the first time."""
+AS_MODULE = "import runpy; runpy.run_module('moe_search', run_name='__main__', alter_sys=True)"
+AS_SCRIPT = "from moe_search.experiments.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="session")
+def watched(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    """Start a command that writes ``!`` once our code is at work, or as it presses Ctrl-C at an import."""
+
+    def start(
+        *arguments: str, folder: Path, press_when: str | None = None, as_script: bool = False
+    ) -> subprocess.Popen[str]:
+        code = WATCHED.format(
+            condition=press_when or "name == 'moe_search.experiments.cli.app'",
+            action="os.kill(os.getpid(), signal.SIGINT)" if press_when else "",
+            entry=AS_SCRIPT if as_script else AS_MODULE,
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - no threads here
+        )
+
+    return start
 
 
 def _descendants(pid: int) -> list[int]:

@@ -49,7 +49,9 @@ def test_the_wall_clock_limit_exits_3_and_the_same_command_continues(new_campaig
     assert campaign("status", "campaign.yaml").returncode == 0
 
 
-def test_a_second_run_on_the_same_folder_is_refused(new_campaign: Any, kill_all: Any) -> None:
+def test_a_second_run_on_the_same_folder_is_refused_and_more_workers_come_and_go(
+    new_campaign: Any, watched: Any, kill_all: Any
+) -> None:
     campaign = new_campaign(budget=SMALL)
     process = campaign.start("run", "campaign.yaml")
     try:
@@ -57,12 +59,14 @@ def test_a_second_run_on_the_same_folder_is_refused(new_campaign: Any, kill_all:
         second = campaign("run", "campaign.yaml")
         assert second.returncode == 2
         assert f"process {process.pid}" in second.stderr
-        helper = campaign.start("worker", "results")
-        time.sleep(3)
-        helper.send_signal(signal.SIGINT)
-        _, said = helper.communicate(timeout=60)
-        assert helper.returncode in {0, 130}, said
-        assert "Traceback" not in said
+        for seconds in (0.05, 0.2, 0.5, 1.0, 3.0):
+            helper = watched("worker", "results", folder=campaign.folder)
+            assert helper.stdout.read(1) == "!"
+            time.sleep(seconds)  # what this hits differs between machines; what comes out must not
+            helper.send_signal(signal.SIGINT)
+            _, said = helper.communicate(timeout=60)
+            assert helper.returncode in {0, 130}, said
+            assert "Traceback" not in said
     finally:
         kill_all(process)
 
