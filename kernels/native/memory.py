@@ -3,9 +3,8 @@
 import ctypes
 import platform
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Numbers of glibc's ``mallopt`` (malloc.h)."""
-LIMIT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
@@ -18,4 +17,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(MMAP_THRESHOLD, LIMIT)) and bool(mallopt(TRIM_THRESHOLD, LIMIT))
+    return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, 2**31 - 1))
