@@ -12,7 +12,7 @@ from torch.nn import functional
 from moe_search.kernels.moe_ffn import moe_ffn
 from moe_search.proxies.model.balancing import BALANCING
 from moe_search.proxies.model.routers import ROUTERS
-from moe_search.proxies.model.routing import RoutingStatistics, TokenContext
+from moe_search.proxies.model.routing import Decision, RoutingStatistics, TokenContext
 from moe_search.spaces.architecture import DenseFFN, MoEFFN, Routing
 from moe_search.spaces.mixers import GroupedQueryAttention
 
@@ -153,26 +153,26 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, LayerRouting]:
         """Return the output for ``x`` (B, S, D), and how it was routed."""
         tokens = x.flatten(0, 1)
-        assignment = self.router(tokens, context, self.balancing.selection_bias)
+        decision: Decision = self.router(tokens, context, self.balancing.selection_bias)
         out = moe_ffn(
             tokens,
             self.experts.w_up,
             self.experts.w_down,
-            assignment.expert_index,
-            assignment.gates,
+            decision.expert_index,
+            decision.gates,
             activation=self.activation,
             backend=self.backend,
         ).view_as(x)
         if self.shared is not None:
             out = out + self.shared(x)
-        statistics = RoutingStatistics.of(assignment, self.n_experts)
+        statistics = RoutingStatistics.of(decision, self.n_experts)
         auxiliary_loss = tokens.new_zeros((), dtype=torch.float32)
-        balance_loss = self.balancing(statistics.counts, assignment)
+        balance_loss = self.balancing(statistics.counts, decision)
         if balance_loss is not None:
             auxiliary_loss = auxiliary_loss + balance_loss
-        if assignment.log_partition is not None and self.z_coefficient > 0:
+        if self.z_coefficient > 0 and (z_loss := decision.mean_square_log_partition) is not None:
             # Router z-loss, ST-MoE (arXiv 2202.08906, equation 5).
-            auxiliary_loss = auxiliary_loss + self.z_coefficient * assignment.log_partition.square().mean()
+            auxiliary_loss = auxiliary_loss + self.z_coefficient * z_loss
         return out, LayerRouting(auxiliary_loss, statistics)
 
 

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from moe_search.kernels.router import Routed, expert_usage
 
 
 class TokenContext(NamedTuple):
@@ -17,8 +19,28 @@ class TokenContext(NamedTuple):
     """(tokens,) int64, place in the sequence."""
 
 
+class Decision(Protocol):
+    """What a router decided: an ``Assignment``, or what :func:`moe_search.kernels.router.route` returns."""
+
+    @property
+    def expert_index(self) -> Tensor:
+        """(tokens, top_k) int64, distinct within a token."""
+
+    @property
+    def gates(self) -> Tensor:
+        """(tokens, top_k) float32: weight of each expert's output."""
+
+    @property
+    def mean_probability(self) -> Tensor | None:
+        """(n_experts,): ``p`` of the auxiliary loss. None where nothing is learned."""
+
+    @property
+    def mean_square_log_partition(self) -> Tensor | None:
+        """Scalar: the z-loss; None without a softmax."""
+
+
 class Assignment(NamedTuple):
-    """The experts of every token."""
+    """The experts of every token, as a router in PyTorch tells them."""
 
     expert_index: Tensor
     """(tokens, top_k) int64, distinct within a token."""
@@ -29,6 +51,16 @@ class Assignment(NamedTuple):
     nothing is learned."""
     log_partition: Tensor | None
     """(tokens,) log of the softmax denominator, which the z-loss keeps small; None without a softmax."""
+
+    @property
+    def mean_probability(self) -> Tensor | None:
+        """(n_experts,), mean of ``distribution`` over tokens."""
+        return None if self.distribution is None else self.distribution.mean(dim=0)
+
+    @property
+    def mean_square_log_partition(self) -> Tensor | None:
+        """Scalar, mean over tokens of the squared ``log_partition``."""
+        return None if self.log_partition is None else self.log_partition.square().mean()
 
 
 @dataclass(frozen=True)
@@ -41,13 +73,11 @@ class RoutingStatistics:
     """(n_experts,) float64, sum of the gates."""
 
     @classmethod
-    def of(cls, assignment: Assignment, n_experts: int) -> "RoutingStatistics":
-        """Return the sums over the tokens of ``assignment``."""
-        experts, gates = assignment.expert_index.flatten(), assignment.gates.detach().flatten()
-        return cls(
-            torch.bincount(experts, minlength=n_experts),
-            torch.bincount(experts, weights=gates.double(), minlength=n_experts),
-        )
+    def of(cls, decision: Decision, n_experts: int) -> "RoutingStatistics":
+        """Return the sums over the tokens of ``decision``, which the kernel has formed already."""
+        if isinstance(decision, Routed):
+            return cls(decision.counts, decision.gate_mass)
+        return cls(*expert_usage(decision.expert_index, decision.gates, n_experts))
 
     def __add__(self, other: "RoutingStatistics") -> "RoutingStatistics":
         return RoutingStatistics(self.counts + other.counts, self.gate_mass + other.gate_mass)

@@ -17,6 +17,7 @@ from moe_search.kernels.router.routed import Routed
 
 _CHUNK, _STRIDE = 128, 144
 """Tokens that are worked on together, and floats that a row of their scores takes; as in ``router.cpp``."""
+_Made = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def library() -> NativeLibrary:
@@ -33,7 +34,7 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
     sigmoid: bool,  # noqa: FBT001
     normalise_gates: bool,  # noqa: FBT001
     learns: bool,  # noqa: FBT001
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> _Made:
     """Return the fields of ``Routed`` and what backward needs: scores, empty unless ``learns``, and log partitions."""
     PASSES["cpu"] += 1
     (tokens, d_model), experts = x.shape, len(weight)
@@ -44,7 +45,7 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
     return made
 
 
-def _outputs(x: Tensor, weight: Tensor, top_k: int, *, learns: bool) -> tuple[Tensor, ...]:
+def _outputs(x: Tensor, weight: Tensor, top_k: int, *, learns: bool) -> _Made:
     tokens, experts = len(x), len(weight)
     chunks = (tokens + _CHUNK - 1) // _CHUNK
     return (
@@ -60,7 +61,7 @@ def _outputs(x: Tensor, weight: Tensor, top_k: int, *, learns: bool) -> tuple[Te
 
 
 @_forward.register_fake
-def _(x: Tensor, weight: Tensor, _bias: Any, top_k: int, _sigmoid: bool, _normalise: bool, learns: bool) -> Any:  # noqa: FBT001, PLR0917
+def _(x: Tensor, weight: Tensor, _bias: Any, top_k: int, _sigmoid: bool, _normalise: bool, learns: bool) -> Any:  # noqa: FBT001
     return _outputs(x, weight, top_k, learns=learns)
 
 

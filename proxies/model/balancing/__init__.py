@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_search.proxies.model.registry import Registry
-from moe_search.proxies.model.routing import Assignment
+from moe_search.proxies.model.routing import Decision
 from moe_search.spaces.architecture import Routing
 
 __all__ = ["BALANCING", "Balancing", "all_reduced"]
@@ -29,12 +29,12 @@ class Balancing(nn.Module):
         self.register_buffer("selection_bias", None)
 
     @abstractmethod
-    def forward(self, counts: Tensor, assignment: Assignment) -> Tensor | None:
+    def forward(self, counts: Tensor, decision: Decision) -> Tensor | None:
         """Return the loss to add for this micro-batch, its coefficient included; None: nothing.
 
         Args:
             counts: (n_experts,) int64, assignments of this micro-batch.
-            assignment: what the router decided.
+            decision: what the router decided.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_search.proxies.model.balancing import Balancing, all_reduced
-from moe_search.proxies.model.routing import Assignment
+from moe_search.proxies.model.routing import Decision
 from moe_search.spaces.architecture import Routing
 
 
@@ -24,15 +24,15 @@ class AuxiliaryLoss(Balancing):
         # Empty between steps, where checkpoints are taken, so it is no part of the state.
         self.register_buffer("counts_of_step", torch.zeros(n_experts, dtype=torch.int64), persistent=False)
 
-    def forward(self, counts: Tensor, assignment: Assignment) -> Tensor | None:
-        """Return the loss; None for a router without a distribution, which cannot learn balance."""
-        if assignment.distribution is None:
+    def forward(self, counts: Tensor, decision: Decision) -> Tensor | None:
+        """Return the loss; None for a router without probabilities, which cannot learn balance."""
+        p = decision.mean_probability
+        if p is None:
             return None
         if self.scope == "global" and self.training:
             self.counts_of_step += all_reduced(counts)
             counts = self.counts_of_step
         f = counts / counts.sum()
-        p = assignment.distribution.mean(dim=0)
         return self.coefficient * self.n_experts * (f.to(p.dtype) @ p)
 
     def end_step(self) -> None:

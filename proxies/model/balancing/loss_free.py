@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moe_search.proxies.model.balancing import Balancing, all_reduced
-from moe_search.proxies.model.routing import Assignment
+from moe_search.proxies.model.routing import Decision
 from moe_search.spaces.architecture import Routing
 
 
@@ -23,7 +23,7 @@ class LossFree(Balancing):
         self.register_buffer("selection_bias", torch.zeros(n_experts))
         self.register_buffer("counts_of_step", torch.zeros(n_experts, dtype=torch.int64), persistent=False)
 
-    def forward(self, counts: Tensor, assignment: Assignment) -> Tensor | None:
+    def forward(self, counts: Tensor, decision: Decision) -> Tensor | None:
         """Count the load of this micro-batch; there is no loss."""
         if self.training:
             self.counts_of_step += counts

@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from moe_search.proxies.model.balancing import Balancing
-from moe_search.proxies.model.routing import Assignment
+from moe_search.proxies.model.routing import Decision
 
 
 class NoBalancing(Balancing):
     """Adds no loss and no bias."""
 
-    def forward(self, counts: Tensor, assignment: Assignment) -> Tensor | None:
+    def forward(self, counts: Tensor, decision: Decision) -> Tensor | None:
         """Return nothing."""
         return None
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe_search.proxies.model.registry import Registry
-from moe_search.proxies.model.routing import Assignment, TokenContext
+from moe_search.proxies.model.routing import Decision, TokenContext
 from moe_search.spaces.architecture import MoEFFN, Routing
 
 __all__ = ["ROUTERS", "Router"]
@@ -15,6 +15,9 @@ __all__ = ["ROUTERS", "Router"]
 
 class Router(nn.Module):
     """A linear map of the hidden state to one logit an expert, and a rule that turns logits into an assignment.
+
+    Those whose rule is one of :func:`moe_search.kernels.router.route` call it; others write theirs in PyTorch, with
+    ``logits``, ``select`` and ``gates``, and return an :class:`~moe_search.proxies.model.routing.Assignment`.
 
     Args:
         ffn: gives experts and top_k.
@@ -51,7 +54,7 @@ class Router(nn.Module):
         return gates / gates.sum(dim=-1, keepdim=True) if self.normalise_gates else gates
 
     @abstractmethod
-    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Decision:
         """Assign the tokens ``x`` (tokens, d_model) to experts."""
 
 

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from moe_search.kernels.router import Routed, route
 from moe_search.proxies.model.routers import Router
-from moe_search.proxies.model.routing import Assignment, TokenContext
+from moe_search.proxies.model.routing import TokenContext
 
 
 class Sigmoid(Router):
@@ -13,9 +14,13 @@ class Sigmoid(Router):
     that could drift.
     """
 
-    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Routed:
         """Assign the tokens ``x`` (tokens, d_model) to experts."""
-        scores = self.logits(x).sigmoid()
-        experts = self.select(scores, selection_bias)
-        distribution = scores / scores.sum(dim=-1, keepdim=True)
-        return Assignment(experts, self.gates(scores, experts), distribution, None)
+        return route(
+            x,
+            self.weight,
+            top_k=self.top_k,
+            score="sigmoid",
+            normalise_gates=self.normalise_gates,
+            selection_bias=selection_bias,
+        )

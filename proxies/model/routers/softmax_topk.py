@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from moe_search.kernels.router import Routed, route
 from moe_search.proxies.model.routers import Router
-from moe_search.proxies.model.routing import Assignment, TokenContext
+from moe_search.proxies.model.routing import TokenContext
 
 
 class SoftmaxTopK(Router):
@@ -13,9 +14,13 @@ class SoftmaxTopK(Router):
     they are never normalised: this is the router of Switch Transformer (arXiv 2101.03961, equation 2).
     """
 
-    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Routed:
         """Assign the tokens ``x`` (tokens, d_model) to experts."""
-        logits = self.logits(x)
-        scores = logits.softmax(dim=-1)
-        experts = self.select(scores, selection_bias)
-        return Assignment(experts, self.gates(scores, experts), scores, logits.logsumexp(dim=-1))
+        return route(
+            x,
+            self.weight,
+            top_k=self.top_k,
+            score="softmax",
+            normalise_gates=self.normalise_gates,
+            selection_bias=selection_bias,
+        )

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from moe_search.kernels.router import Routed, route
 from moe_search.proxies.model.routers import Router
-from moe_search.proxies.model.routing import Assignment, TokenContext
+from moe_search.proxies.model.routing import TokenContext
 
 
 class TopKSoftmax(Router):
@@ -15,10 +16,13 @@ class TopKSoftmax(Router):
     auxiliary loss sees.
     """
 
-    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Assignment:
+    def forward(self, x: Tensor, context: TokenContext, selection_bias: Tensor | None = None) -> Routed:
         """Assign the tokens ``x`` (tokens, d_model) to experts."""
-        logits = self.logits(x)
-        scores = logits.softmax(dim=-1)
-        experts = self.select(scores, selection_bias)
-        gates = logits.gather(-1, experts).softmax(dim=-1) if self.top_k > 1 else scores.gather(-1, experts)
-        return Assignment(experts, gates, scores, logits.logsumexp(dim=-1))
+        return route(
+            x,
+            self.weight,
+            top_k=self.top_k,
+            score="softmax",
+            normalise_gates=self.top_k > 1,
+            selection_bias=selection_bias,
+        )

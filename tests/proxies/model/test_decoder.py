@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from moe_search.kernels import loss_head, router
 from moe_search.kernels.moe_ffn import backend_counts
 from moe_search.proxies.model import build_model, parameter_groups
-from moe_search.proxies.model.cross_entropy import summed_cross_entropy
 from moe_search.spaces.accounting import count
 from moe_search.spaces.architecture import Architecture, DenseFFN, Layer, MoEFFN, Routing
 from moe_search.spaces.design import Design, Scale
@@ -210,16 +210,29 @@ def test_every_learned_parameter_gets_a_gradient() -> None:
 
 def test_backends_agree_on_loss_and_gradients() -> None:
     tokens = random_tokens(length=33)
-    models = [build_model(architecture(), seed=0, backend=name) for name in ("reference", "grouped")]
+    names = ("reference", "grouped", "cpu")
+    models = [build_model(architecture(), seed=0, backend=name) for name in names]
     before = backend_counts()
     for model in models:
         model.loss(tokens).loss.backward()  # type: ignore[no-untyped-call]
     after = backend_counts()
-    assert {name: after[name] - before[name] for name in after} == {"reference": 2, "grouped": 2}
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+    assert all(after[name] - before[name] == 2 for name in names)
+    for one, *others in zip(*(model.parameters() for model in models), strict=True):
+        for other in others:
+            assert one.grad is not None
+            assert other.grad is not None
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_kernels_route_and_measure(variant: Architecture) -> None:
+    model = build_model(variant, seed=0)
+    before = router.backend_counts(), loss_head.backend_counts()
+    model.loss(random_tokens(length=33))
+    routed = len(variant.moe_layers) if variant.routing.router != "random" else 0
+    for kernel, counts, passes in zip((router, loss_head), before, (routed, 1), strict=True):
+        name, _ = kernel.default_backend("cpu", torch.float32)
+        assert kernel.backend_counts() == {**counts, name: counts[name] + passes}
 
 
 def test_micro_batches_with_global_scope_share_their_counts() -> None:
@@ -249,29 +262,3 @@ def test_runs_under_autocast() -> None:
 def test_longer_sequences_than_planned_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^tokens has 33 in a sequence; the model was built for 32"):
         build_model(architecture(), seed=0)(random_tokens(length=33))
-
-
-@given(st.integers(1, 70), st.integers(2, 40), st.integers(1, 9), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_chunked_cross_entropy_equals_torchs(n: int, vocabulary: int, width: int, seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(n, width, generator=g, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(vocabulary, width, generator=g, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(0, vocabulary, (n,), generator=g)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moe_search.proxies.model.cross_entropy.CHUNK_ENTRIES", 3 * vocabulary)
-        total, nats = summed_cross_entropy(hidden, weight, targets)
-    wanted = functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
-    torch.testing.assert_close(nats, wanted)
-    for got, right in zip(
-        torch.autograd.grad(3 * total, (hidden, weight)),
-        torch.autograd.grad(3 * wanted.sum(), (hidden, weight)),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, right)
-
-
-def test_cross_entropy_of_an_impossible_target_is_large_and_finite() -> None:
-    hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]])
-    total, _ = summed_cross_entropy(hidden, weight, torch.tensor([1]))
-    assert 87 < total.item() < 88

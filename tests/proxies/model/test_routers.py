@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_search.proxies.model.routers import ROUTERS, Router
-from moe_search.proxies.model.routing import Assignment, RoutingStatistics, TokenContext
+from moe_search.proxies.model.routing import Decision, RoutingStatistics, TokenContext
 from moe_search.spaces.architecture import MoEFFN, Routing
 from moe_search.spaces.errors import InvalidInputError
 
@@ -29,8 +29,8 @@ def tokens(n: int, seed: int = 0) -> tuple[Tensor, TokenContext]:
     return torch.randn(n, D_MODEL, generator=g), context
 
 
-def assign(made: Router, n: int = 64, seed: int = 0, bias: Tensor | None = None) -> Assignment:
-    result: Assignment = made(*tokens(n, seed), bias)
+def assign(made: Router, n: int = 64, seed: int = 0, bias: Tensor | None = None) -> Decision:
+    result: Decision = made(*tokens(n, seed), bias)
     return result
 
 
@@ -54,11 +54,11 @@ def test_k_distinct_experts_and_gates_that_sum_to_one(
     assert assignment.gates.dtype == torch.float32
     if top_k > 1 or name == "random":
         torch.testing.assert_close(assignment.gates.sum(-1), torch.ones(64))
-    if assignment.distribution is not None:
-        torch.testing.assert_close(assignment.distribution.sum(-1), torch.ones(64))
+    if assignment.mean_probability is not None:
+        torch.testing.assert_close(assignment.mean_probability.sum(), torch.tensor(1.0))
 
 
-def dense(assignment: Assignment, n_experts: int) -> Tensor:
+def dense(assignment: Decision, n_experts: int) -> Tensor:
     """Return the gates as (tokens, n_experts), 0 where not selected: the order within a token does not matter."""
     return torch.zeros(len(assignment.gates), n_experts).scatter(1, assignment.expert_index, assignment.gates)
 
