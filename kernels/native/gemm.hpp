@@ -236,14 +236,18 @@ inline void multiply_tile(int ku, const typename P::unit* a, ptrdiff_t a_row, pt
 template <class P, int V>
 __attribute__((noinline)) void multiply_panel(int m, int ku, const typename P::unit* a, ptrdiff_t a_row, ptrdiff_t a_step,
                     const typename P::unit* b, int j0, int n, const Place& place) {
-    constexpr int R = rows_of_tile(V), HALF = (R + 1) / 2;
+    constexpr int R = rows_of_tile(V), MOST = (2 * R + 2) / 3, FEW = (R + 2) / 3;  // the last rows take what fits them
     for (int i = 0; i < m;) {
-        if (m - i > HALF) {
-            multiply_tile<P, R, V>(ku, a + i * a_row, a_row, a_step, b, i, m, j0, n, place);
+        const typename P::unit* rows = a + i * a_row;
+        if (m - i > MOST) {
+            multiply_tile<P, R, V>(ku, rows, a_row, a_step, b, i, m, j0, n, place);
             i += R;
+        } else if (m - i > FEW) {
+            multiply_tile<P, MOST, V>(ku, rows, a_row, a_step, b, i, m, j0, n, place);
+            i += MOST;
         } else {
-            multiply_tile<P, HALF, V>(ku, a + i * a_row, a_row, a_step, b, i, m, j0, n, place);
-            i += HALF;
+            multiply_tile<P, FEW, V>(ku, rows, a_row, a_step, b, i, m, j0, n, place);
+            i += FEW;
         }
     }
 }

@@ -95,21 +95,27 @@ inline float to_float(bf16 x) {
 
 inline vf broadcast(float x) { return x - vf{}; }
 
+// Over the lanes, as a fixed tree: the sum of a row has the same bits wherever it is computed.
+template <class F>
+inline float reduce(vf x, F f) {
+#if defined(__AVX512F__)
+    const __m256 h8 = f(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    const __m128 h4 = f(_mm256_castps256_ps128(h8), _mm256_extractf128_ps(h8, 1));
+#elif defined(__AVX2__)
+    const __m128 h4 = f(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+#else
+    const vf h4 = x;
+#endif
+    const float a = f(h4[0], h4[2]), b = f(h4[1], h4[3]);
+    return f(a, b);
+}
+
 inline float sum(vf x) {
-    // A fixed tree, so that the sum of a row has the same bits wherever it is computed.
-    float lane[VL];
-    store(lane, x);
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    return lane[0];
+    return reduce(x, [](auto a, auto b) { return a + b; });
 }
 
 inline float max(vf x) {
-    float lane[VL];
-    store(lane, x);
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] > lane[i] ? lane[i + half] : lane[i];
-    return lane[0];
+    return reduce(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 inline vf max(vf a, vf b) { return a > b ? a : b; }
