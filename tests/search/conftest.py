@@ -1,6 +1,7 @@
 """A small problem, the world it is searched in, and a database server."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -49,6 +50,15 @@ def problem_of_budget():  # a factory, because tests import nothing from each ot
     return make_problem
 
 
+def _free_port() -> int:
+    """Return a port that nobody uses, below those that systems give to outgoing connections."""
+    for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a database: that in MOE_SEARCH_TEST_POSTGRESQL, or on a server of our own where one is installed."""
@@ -64,7 +74,7 @@ def postgresql() -> Iterator[str]:
         as_user = ["runuser", "-u", "postgres", "--"]
     folder = Path(tempfile.mkdtemp(prefix="moe-search-postgresql-"))
     folder.chmod(0o777)
-    port = 20_000 + os.getpid() % 20_000
+    port = _free_port()
     data = folder / "data"
     try:
         made = subprocess.run(
@@ -78,9 +88,10 @@ def postgresql() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            for _ in range(100):
+            for _ in range(1200):
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
+                assert server.poll() is None, "PostgreSQL does not start"
                 time.sleep(0.1)
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
         finally:

@@ -2,13 +2,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from moe_search.search import lease as lease_module
+from moe_search.search import ledger as ledger_module
 from moe_search.search.lease import new_lease
 from moe_search.search.ledger import MAX_ATTEMPTS, MAX_LOSSES, Claim, Ledger
 from moe_search.search.problem import Problem
@@ -118,15 +120,21 @@ def test_a_released_trial_is_resumed_as_itself_with_the_next_token(ledger: Ledge
     assert ledger.claim("third") is None
 
 
-def test_an_expired_lease_is_lost_and_a_renewed_one_is_not(tmp_path: Path, problem: Problem) -> None:
-    ledger = Ledger(tmp_path / "journal.log", problem=problem, lease_seconds=0.3)
+def test_an_expired_lease_is_lost_and_a_renewed_one_is_not(
+    tmp_path: Path, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1e9)
+    for module in (lease_module, ledger_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: clock.now))
+    ledger = Ledger(tmp_path / "journal.log", problem=problem, lease_seconds=30)
     propose(ledger)
     first = claimed(ledger)
     for _ in range(4):
-        time.sleep(0.1)
+        clock.now += 10
         assert ledger.refresh(first)
+    clock.now += 29
     assert ledger.claim("another") is None
-    time.sleep(0.35)
+    clock.now += 1
     assert claimed(ledger, "another").token == 2
 
 

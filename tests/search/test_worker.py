@@ -5,16 +5,18 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
+from moe_search.search import worker as worker_module
 from moe_search.search.budget import budget_of
 from moe_search.search.ledger import MAX_ATTEMPTS, Claim, Ledger
 from moe_search.search.problem import Problem
 from moe_search.search.status import status_of
 from moe_search.search.suggest import suggest
-from moe_search.search.trial import Report, Row, Trial
+from moe_search.search.trial import Evaluate, Report, Row, Trial
 from moe_search.search.worker import next_step, work
 from moe_search.search.worlds.simulated import SimulatedWorld
 from moe_search.spaces.errors import ResourceError
@@ -23,6 +25,8 @@ from moe_search.spaces.run import Run
 
 FORK = multiprocessing.get_context("fork")  # a spawned worker would take seconds to import PyTorch
 TRIALS_AT_LEAST = 14
+GIVE_UP_SECONDS = 300
+"""After which something hangs. Nothing here depends on being faster."""
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +72,61 @@ def place(tmp_path: Path) -> Place:
     return Place(str(tmp_path / "journal.log"), tmp_path)
 
 
-def run_worker(place: Place, world: SimulatedWorld, seconds: float) -> None:
+class Pace:
+    """Keeps kills and trials in step, so that a campaign has its number of kills on a machine of any speed.
+
+    A trial does not end before its share of the kills is done, and a kill waits for the trial in whose share it is.
+    What is shared between processes is written with single stores, because a lock would stay with a killed worker.
+
+    Args:
+        trials: of the campaign.
+        kills: of workers, in all; the last trial ends after the last of them.
+    """
+
+    def __init__(self, trials: int, kills: int) -> None:
+        self._trials, self._kills = trials, kills
+        self._done = FORK.RawValue("i", 0)
+        self._started = FORK.RawArray("b", trials)
+
+    def _share(self, trial: int) -> int:
+        return -(-self._kills * (trial + 1) // self._trials)
+
+    def starts(self, trial: int) -> None:
+        self._started[trial] = 1
+
+    def may_end(self, trial: int) -> bool:
+        return self._done.value >= self._share(trial)
+
+    def may_kill(self) -> bool:
+        return any(started and not self.may_end(trial) for trial, started in enumerate(self._started))
+
+    def killed(self) -> int:
+        self._done.value += 1
+        return self._done.value
+
+
+def run_worker(place: Place, world: SimulatedWorld, pace: Pace) -> None:
     """A worker process; trials take a little while, reporting and saving "checkpoints" on the way."""
     chance = random.Random(os.getpid())
 
     def evaluate(trial: Trial, report: Report) -> list[Run]:
+        pace.starts(trial.number)
         checkpoint = place.folder / f"{trial.run_key}.checkpoint"
         done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
         for step in range(done, 4):
             report(5.0 - step, step + 1)
-            time.sleep(seconds * chance.random())
+            time.sleep(0.02 * chance.random())
             checkpoint.with_suffix(f".{os.getpid()}").write_text(str(step + 1))
             checkpoint.with_suffix(f".{os.getpid()}").replace(checkpoint)
+        while not pace.may_end(trial.number):
+            time.sleep(0.002)
         return world.evaluate(trial, report)
 
     work(place.ledger(), world.problem, evaluate, heartbeat_seconds=0.05, report_seconds=0.0)
 
 
-def start(place: Place, world: SimulatedWorld, seconds: float = 0.02) -> Any:
-    process = FORK.Process(target=run_worker, args=(place, world, seconds))
+def start(place: Place, world: SimulatedWorld, pace: Pace) -> Any:
+    process = FORK.Process(target=run_worker, args=(place, world, pace), daemon=True)
     process.start()
     return process
 
@@ -107,53 +147,57 @@ def test_any_number_of_workers_gives_the_same_table(
     n_workers: int, place: Place, small: SimulatedWorld, expected: list[Row]
 ) -> None:
     place.ledger(small.problem)
-    workers = [start(place, small) for _ in range(n_workers)]
+    pace = Pace(len(expected), kills=0)
+    workers = [start(place, small, pace) for _ in range(n_workers)]
     for worker in workers:
-        worker.join(60)
+        worker.join(GIVE_UP_SECONDS)
         assert worker.exitcode == 0
     assert_finished_like(place, expected)
 
 
 def kill_at_random(
-    place: Place, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int, seconds: float = 0.02
-) -> int:
-    """Run workers, killing one every few tenths of a second, until the campaign is over. Return the number of kills."""
+    place: Place, world: SimulatedWorld, expected: Sequence[Row], *, seed: int, n_workers: int, kills: int
+) -> None:
+    """Run a campaign, killing ``kills`` workers all along its way, each at a random moment of whatever it does."""
     chance = random.Random(seed)
+    pace = Pace(len(expected), kills)
     place.ledger(world.problem)
-    workers = [start(place, world, seconds) for _ in range(n_workers)]
-    kills = 0
-    give_up = time.monotonic() + 90
-    while any(worker.exitcode != 0 for worker in workers):
-        assert time.monotonic() < give_up, "the campaign does not end"
-        time.sleep(chance.uniform(0.02, 0.35))
+    workers = [start(place, world, pace) for _ in range(n_workers)]
+    give_up = time.monotonic() + GIVE_UP_SECONDS
+    done = 0
+    while done < kills:
+        while not pace.may_kill():
+            assert time.monotonic() < give_up, "the campaign stands still"
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.12))
         victim = chance.randrange(n_workers)
-        if workers[victim].is_alive():
-            workers[victim].kill()
-            workers[victim].join()
-            kills += workers[victim].exitcode == -signal.SIGKILL
-        if workers[victim].exitcode != 0:
-            workers[victim] = start(place, world, seconds)
+        workers[victim].kill()
+        workers[victim].join(GIVE_UP_SECONDS)
+        assert workers[victim].exitcode == -signal.SIGKILL, "it had ended by itself"
+        workers[victim] = start(place, world, pace)
+        done = pace.killed()
+    for worker in workers:
+        worker.join(GIVE_UP_SECONDS)
+        assert worker.exitcode == 0
     assert_finished_like(place, expected)
-    return kills
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_kills_change_nothing(seed: int, place: Place, small: SimulatedWorld, expected: list[Row]) -> None:
-    kills = kill_at_random(place, small, expected, seed=seed, n_workers=2)
-    assert kills >= 3
+    kill_at_random(place, small, expected, seed=seed, n_workers=2, kills=12)
 
 
 def test_random_kills_change_nothing_on_a_database_server(
     postgresql: str, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
 ) -> None:
     place = Place(postgresql, tmp_path, name=f"kills {tmp_path}")
-    assert kill_at_random(place, small, expected, seed=5, n_workers=2) >= 3
+    kill_at_random(place, small, expected, seed=5, n_workers=2, kills=6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 20))
+@pytest.mark.parametrize("seed", range(10, 18))
 def test_many_random_kills_change_nothing(seed: int, place: Place, small: SimulatedWorld, expected: list[Row]) -> None:
-    assert kill_at_random(place, small, expected, seed=seed, n_workers=3, seconds=0.1) >= 8
+    kill_at_random(place, small, expected, seed=seed, n_workers=3, kills=25)
 
 
 def killed_after(owner: type, method: str, call: int) -> Callable[[], None]:
@@ -198,10 +242,13 @@ def test_a_kill_at_any_step_changes_nothing(
 
     def evaluate(trial: Trial, report: Report) -> list[Run]:
         report(4.0, 1)
-        time.sleep(0.03)
         return small.evaluate(trial, report)
 
-    def worker(patch: Callable[[], None] = lambda: None) -> None:
+    def evaluate_without_end(trial: Trial, report: Report) -> list[Run]:
+        while True:
+            time.sleep(1)
+
+    def worker(patch: Callable[[], None] = lambda: None, evaluate: Evaluate = evaluate) -> None:
         patch()
         ledger = Ledger(where)
         work(
@@ -213,13 +260,14 @@ def test_a_kill_at_any_step_changes_nothing(
             stop=lambda: sum(not row.is_open for row in ledger.rows()) >= first_trials,
         )
 
-    victim = FORK.Process(target=worker, args=(killed_after(Ledger, method, call),))
+    during = evaluate_without_end if method == "refresh" else evaluate  # however late the heartbeats are
+    victim = FORK.Process(target=worker, args=(killed_after(Ledger, method, call), during), daemon=True)
     victim.start()
-    victim.join(60)
+    victim.join(GIVE_UP_SECONDS)
     assert victim.exitcode == -signal.SIGKILL
-    successor = FORK.Process(target=worker)
+    successor = FORK.Process(target=worker, daemon=True)
     successor.start()
-    successor.join(60)
+    successor.join(GIVE_UP_SECONDS)
     assert successor.exitcode == 0
     rows = Ledger(where).rows()
     assert rows[:first_trials] == expected[:first_trials]
@@ -249,17 +297,24 @@ def test_interrupting_leaves_the_trial_to_be_resumed(tmp_path: Path, small: Simu
     assert seen[0] == seen[1]
 
 
-def test_stopping_gives_the_running_trial_back(tmp_path: Path, small: SimulatedWorld) -> None:
+@pytest.mark.parametrize("reason", ["asked", "deadline"])
+def test_stopping_gives_the_running_trial_back(
+    reason: str, tmp_path: Path, small: SimulatedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = Ledger(tmp_path / "journal.log", problem=small.problem)
-    deadline = time.monotonic() + 0.3
+    clock, reports = SimpleNamespace(now=100.0, asked=False), 0
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep))
 
     def endless(trial: Trial, report: Report) -> list[Run]:
+        nonlocal reports
         while True:
             report(5.0, 1)
-            time.sleep(0.01)
+            reports += 1
+            if reports == 3:
+                clock.now, clock.asked = (200.0, False) if reason == "deadline" else (100.0, True)
 
-    assert work(ledger, small.problem, endless, deadline=deadline) == 0
-    assert time.monotonic() < deadline + 5
+    assert work(ledger, small.problem, endless, stop=lambda: clock.asked, deadline=200.0) == 0
+    assert reports == 3
     assert ledger.claim("another") is not None
 
 
