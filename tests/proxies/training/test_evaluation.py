@@ -68,7 +68,7 @@ def test_the_size_of_a_forward_pass_changes_no_result(
     corpus: Corpus, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = measure(resolved, corpus)
-    monkeypatch.setattr(evaluation, "BATCH_TOKENS", 3 * SEQ_LEN)
+    monkeypatch.setitem(evaluation.BATCH_TOKENS, "cpu", 3 * SEQ_LEN)
     parts = measure(resolved, corpus)
     assert parts.domain_loss == pytest.approx(whole.domain_loss, rel=1e-6)
     assert parts.expert_load == whole.expert_load
