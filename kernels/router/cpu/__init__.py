@@ -35,7 +35,10 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
     normalise_gates: bool,  # noqa: FBT001
     learns: bool,  # noqa: FBT001
 ) -> _Made:
-    """Return the fields of ``Routed`` and what backward needs: scores, empty unless ``learns``, and log partitions."""
+    """Return the fields of ``Routed``, those with a gradient first, and what backward needs.
+
+    That is the scores, empty unless ``learns``, and the logs of the softmax denominators.
+    """
     PASSES["cpu"] += 1
     (tokens, d_model), experts = x.shape, len(weight)
     made = _outputs(x, weight, top_k, learns=learns)
@@ -49,12 +52,12 @@ def _outputs(x: Tensor, weight: Tensor, top_k: int, *, learns: bool) -> _Made:
     tokens, experts = len(x), len(weight)
     chunks = (tokens + _CHUNK - 1) // _CHUNK
     return (
-        x.new_empty(tokens, top_k, dtype=torch.int64),
         x.new_empty(tokens, top_k),
-        x.new_empty(experts, dtype=torch.int64),
-        x.new_empty(experts, dtype=torch.float64),
         x.new_empty(experts),
         x.new_empty(()),
+        x.new_empty(tokens, top_k, dtype=torch.int64),
+        x.new_empty(experts, dtype=torch.int64),
+        x.new_empty(experts, dtype=torch.float64),
         x.new_empty((chunks, experts, _STRIDE) if learns else (0,)),
         x.new_empty(tokens),
     )
@@ -96,14 +99,15 @@ def _(_gates: Any, _mean: Any, _square: Any, x: Tensor, weight: Tensor, *_: Any)
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, _, _, ctx.sigmoid, ctx.normalise_gates, _ = inputs
-    expert_index, gates, counts, gate_mass, _, _, scores, partition = output
+    gates, _, _, expert_index, counts, gate_mass, scores, partition = output
     ctx.save_for_backward(x, weight, expert_index, gates, scores, partition)
     ctx.mark_non_differentiable(expert_index, counts, gate_mass, scores, partition)
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    _, grad_gates, _, _, grad_mean, grad_square, _, _ = grads
+def _differentiate(
+    ctx: Any, grad_gates: Tensor | None, grad_mean: Tensor | None, grad_square: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad_gates is None and grad_mean is None and grad_square is None:
         return (None,) * 7
     made = _backward(grad_gates, grad_mean, grad_square, *ctx.saved_tensors, ctx.sigmoid, ctx.normalise_gates)
@@ -126,5 +130,5 @@ def cpu_route(
     """Return the decisions; arguments as in :func:`moe_search.kernels.router.route`, already checked."""
     bias = None if selection_bias is None else selection_bias.detach().float().contiguous()
     given = x.float().contiguous(), weight.float().contiguous(), bias
-    index, gates, counts, gate_mass, mean, square, _, _ = _forward(*given, top_k, sigmoid, normalise_gates, learns)
+    gates, mean, square, index, counts, gate_mass, _, _ = _forward(*given, top_k, sigmoid, normalise_gates, learns)
     return Routed(index, gates, counts, gate_mass, mean, None if sigmoid else square)

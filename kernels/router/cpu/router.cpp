@@ -32,17 +32,19 @@ struct Shape {
 
 // ---- the k best ----
 
-// K keys and experts a lane, the largest key first; K = 0: as many as `k` says.
+// Keys and experts of every lane, the largest key first. A list of K lives in registers; K = 0: as long as `size` says.
 template <int K>
 struct Best {
-    static constexpr int ROOM = K ? K : 512;
+    static constexpr int ROOM = K ? K : 1;
     int size;
-    vf key[ROOM];
-    vi expert[ROOM];
+    vf few_keys[ROOM], *key;
+    vi few_experts[ROOM], *expert;
 
-    explicit Best(int k) : size(K ? K : k) {
+    explicit Best(int k) : size(K ? K : k), key(few_keys), expert(few_experts) {
+        if constexpr (K == 0) key = scratch<8, vf>(k), expert = scratch<9, vi>(k);
         for (int j = 0; j < size; ++j) key[j] = broadcast(-std::numeric_limits<float>::infinity()), expert[j] = vi{};
     }
+    Best(const Best&) = delete;
 
     void insert(vf candidate, vi id) {
         candidate = candidate == candidate ? candidate : broadcast(std::numeric_limits<float>::infinity());
@@ -146,9 +148,9 @@ inline const float* with_spare_rows(const Shape& s, const float* weight) {
     return copy;
 }
 
-void forward(const Shape& s, const float* x, const float* weight, const float* bias, int64_t* index, float* gates,
-             int64_t* counts, double* gate_mass, float* mean_probability, float* mean_square_partition, float* scores,
-             float* partition) {
+void forward(const Shape& s, const float* x, const float* weight, const float* bias, float* gates,
+             float* mean_probability, float* mean_square_partition, int64_t* index, int64_t* counts, double* gate_mass,
+             float* scores, float* partition) {
     const int d = s.d_model, chunks = s.chunks();
     const float* rows = with_spare_rows(s, weight);
     std::vector<double> mass(size_t(chunks) * s.experts), squares(chunks);
@@ -311,12 +313,12 @@ int guarded(F f) {
 }  // namespace moe
 
 extern "C" int router_forward(int tokens, int top_k, int d_model, int experts, int sigmoid, int normalise, int threads,
-                              const float* x, const float* weight, const float* bias, int64_t* index, float* gates,
-                              int64_t* counts, double* gate_mass, float* mean_probability,
-                              float* mean_square_partition, float* scores, float* partition) {
+                              const float* x, const float* weight, const float* bias, float* gates,
+                              float* mean_probability, float* mean_square_partition, int64_t* index, int64_t* counts,
+                              double* gate_mass, float* scores, float* partition) {
     return moe::guarded([&] {
-        moe::forward({tokens, top_k, d_model, experts, sigmoid, normalise, threads}, x, weight, bias, index, gates,
-                     counts, gate_mass, mean_probability, mean_square_partition, scores, partition);
+        moe::forward({tokens, top_k, d_model, experts, sigmoid, normalise, threads}, x, weight, bias, gates,
+                     mean_probability, mean_square_partition, index, counts, gate_mass, scores, partition);
     });
 }
 
