@@ -48,6 +48,7 @@ class ProxyModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model = model
+        self.measure = torch.compile(model.loss, dynamic=False) if recipe.compile else model.loss
         self.recipe = recipe
         self.learning_rate = learning_rate
         self.rate = rate
@@ -68,7 +69,10 @@ class ProxyModule(pl.LightningModule):
         return optimizer
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Make one optimiser step on ``batch.tokens`` (B, seq_len + 1) and return its loss, nats a token."""
+        """Make one optimiser step on ``batch.tokens`` (B, seq_len + 1) and return its loss, nats a token.
+
+        Every process of a distributed strategy is given the whole batch and takes its own sequences, equally many.
+        """
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer), "configure_optimizers returns one optimiser"
         step = self.first_step + batch_index
@@ -78,9 +82,10 @@ class ProxyModule(pl.LightningModule):
 
         optimizer.zero_grad()
         losses = []
-        for tokens in torch.split(batch.tokens, self._micro_batch_sequences(batch.tokens)):
-            share = len(tokens) / len(batch.tokens)
-            output = self.model.loss(tokens)
+        own = batch.tokens[self.trainer.global_rank :: self.trainer.world_size]
+        for tokens in torch.split(own, self._micro_batch_sequences(own)):
+            share = len(tokens) / len(own)
+            output = self.measure(tokens)
             self.manual_backward(share * (output.loss + output.auxiliary_loss))
             losses.append(share * output.loss.detach())
         torch.nn.utils.clip_grad_norm_(self.learning, self.recipe.gradient_clip)

@@ -26,7 +26,7 @@ from moe_search.spaces.frozen import Frozen
 
 Float32Matmul = Literal["exact", "onednn"]
 """How float32 matrix products are computed on a CPU; see ``proxies.training.precision``."""
-ADDED_LATER = ("optimizer", "muon_experts", "muon_momentum", "float32_matmul")
+ADDED_LATER = ("optimizer", "muon_experts", "muon_momentum", "float32_matmul", "compile")
 """Fields that do not count in the fingerprint while they have their default: a recipe keeps the one it had without."""
 
 
@@ -127,6 +127,9 @@ class TrainingRecipe(Frozen):
     float32_matmul: Literal["auto", Float32Matmul] = "auto"
     """Float32 products on a CPU: ``exact`` is torch's own way, ``onednn`` is faster on some CPUs and refused where it
     would round; ``auto`` decides when a proxy is begun, and a resumed one keeps to that."""
+    compile: bool = False
+    """``torch.compile`` of the forward and backward pass. The first step of each architecture takes tens of seconds
+    more, so it is for long runs on a GPU. Losses are not the same bits as without."""
     backend: str = "auto"
     """Backend of the expert kernels."""
     threads: PositiveInt = 1

@@ -140,6 +140,27 @@ def test_bf16_autocast_trains_to_about_the_same_loss(train: Callable[..., list[R
     assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
 
 
+def test_a_compiled_step_is_the_same_step(
+    train: Callable[..., list[Run]],
+    recipe: TrainingRecipe,
+    measured: list[State],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = []
+    compile_with = torch.compile
+
+    def tracing(function: Callable[..., object], **options: object) -> object:  # machine code takes minutes
+        compiled.append(function)
+        return compile_with(function, backend="eager", **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch, "compile", tracing)
+    train(horizons=[HORIZONS[0]])
+    assert not compiled
+    train(horizons=[HORIZONS[0]], recipe=recipe.replace(compile=True))
+    assert len(compiled) == 2, "trunk and branch"
+    assert_equal_bits(*measured)
+
+
 def test_in_bf16_only_the_products_are(
     train: Callable[..., list[Run]], recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
