@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_search.kernels.backends import check_compiled, check_finite, compiled_or
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
 from moe_search.kernels.moe_ffn.cpu import cpu_moe_ffn, library
 from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
@@ -41,12 +42,7 @@ def backend_counts() -> dict[str, int]:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
-    if device_type != "cpu":
-        return "grouped", f"there is no compiled backend for {device_type}"
-    if dtype not in {torch.float32, torch.bfloat16}:
-        return "grouped", f"the compiled backend does not know {dtype}"
-    found = library()
-    return ("grouped" if found.functions is None else "cpu"), found.reason
+    return compiled_or("grouped", library, device_type, dtype)
 
 
 def moe_ffn(
@@ -58,6 +54,7 @@ def moe_ffn(
     *,
     activation: str = "swiglu",
     backend: str = "auto",
+    finite: bool = False,
 ) -> Tensor:
     """Pass every token through its experts and add up their outputs.
 
@@ -73,13 +70,15 @@ def moe_ffn(
         gates: (tokens, top_k), floating; may be of higher precision than ``x``.
         activation: a key of ``ACTIVATIONS``: "swiglu", "geglu", "relu2" or "gelu".
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Returns:
         (tokens, d_model) in the type of ``x``.
 
     Raises:
-        ValueError: an argument of the wrong shape, type, device or range; the message names it. Expert indices are
-            compared with the range on the CPU only (on a GPU that would make the host wait), and not in compiled code.
+        ValueError: an argument of the wrong shape, type, device or range, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; known: {', '.join(ACTIVATIONS)}")
@@ -89,20 +88,13 @@ def moe_ffn(
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w_up, w_down = x.to(dtype), w_up.to(dtype), w_down.to(dtype)
     _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated)
+    if not finite:
+        check_finite(x=x, w_up=w_up, w_down=w_down, gates=gates)
     name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
     if name == "cpu":
-        _check_compiled(x)
+        check_compiled("x", x, default_backend("cpu", x.dtype))
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](x, w_up, w_down, expert_index, gates, activation=ACTIVATIONS[activation])
-
-
-def _check_compiled(x: Tensor) -> None:
-    if x.device.type != "cpu":
-        raise ValueError(f"x is on {x.device}; backend 'cpu' runs on the CPU")
-    if x.dtype not in {torch.float32, torch.bfloat16}:
-        raise ValueError(f"x is {x.dtype}; backend 'cpu' knows float32 and bfloat16")
-    if default_backend("cpu", x.dtype)[0] != "cpu":
-        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', x.dtype)[1]}")
 
 
 def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, gated: bool) -> None:

@@ -162,6 +162,7 @@ class MixtureOfExperts(nn.Module):
             decision.gates,
             activation=self.activation,
             backend=self.backend,
+            finite=True,  # what is not shows in the loss, which training watches
         ).view_as(x)
         if self.shared is not None:
             out = out + self.shared(x)

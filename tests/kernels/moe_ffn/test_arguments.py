@@ -46,6 +46,16 @@ def test_named_in_the_message(name: str, value: Tensor | str) -> None:
         moe_ffn(**changed)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["x", "w_up", "w_down", "gates"])
+def test_what_is_not_finite_is_named(name: str, value: float) -> None:
+    changed = arguments()
+    changed[name].view(-1)[3] = value  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=rf"^{name} has values that are not finite; its range is \["):
+        moe_ffn(**changed)  # type: ignore[arg-type]
+    moe_ffn(**changed, finite=True)  # type: ignore[arg-type]
+
+
 def test_right_arguments_pass() -> None:
     assert moe_ffn(**arguments()).shape == (6, 4)  # type: ignore[arg-type]
 
