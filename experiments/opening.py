@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 
+from moe_search.experiments.pricing import own_price
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace, deciding
 from moe_search.proxies.corpus import Corpus, default_cache, prepare_corpus
@@ -31,6 +32,7 @@ def search_problem(spec: Spec, corpus: Corpus) -> Problem:
         context=campaign_context(spec, corpus),
         data_hash=corpus.data_hash,
         code_version=code_version(),
+        price=own_price(spec, default_cache()),
     )
 
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from moe_search.experiments.calibration import Seconds
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.wording import shape_words
 from moe_search.proxies.training.recipe import batch_tokens
-from moe_search.scaling.cost import CostModel
 from moe_search.search.initial_design import initial_design
 from moe_search.search.problem import Problem
 from moe_search.search.trial import Proposal
@@ -81,19 +81,19 @@ class Plan:
         }
 
 
-def plan_campaign(spec: Spec, problem: Problem, cost: CostModel, *, speed: str) -> Plan:
+def plan_campaign(spec: Spec, problem: Problem, seconds: Seconds, *, speed: str) -> Plan:
     """Return what ``spec`` would do.
 
     Args:
         spec: the campaign.
         problem: what is searched.
-        cost: how long a proxy takes on this machine.
-        speed: where ``cost`` comes from, for the reader.
+        seconds: how long a proxy takes on this machine.
+        speed: where ``seconds`` comes from, for the reader.
 
     Raises:
         InvalidInputError: the budget does not pay for one proxy, or a control has no shape.
     """
-    proxies = tuple(_planned(spec, problem, proposal, cost) for proposal in initial_design(problem))
+    proxies = tuple(_planned(spec, problem, proposal, seconds) for proposal in initial_design(problem))
     spent = sum(proxy.flops for proxy in proxies)
     remaining = max(spec.budget.train_flops - spent, 0.0)
     centre = proxies[0].proposal.design
@@ -112,7 +112,7 @@ def plan_campaign(spec: Spec, problem: Problem, cost: CostModel, *, speed: str) 
     )
 
 
-def _planned(spec: Spec, problem: Problem, proposal: Proposal, cost: CostModel) -> PlannedProxy:
+def _planned(spec: Spec, problem: Problem, proposal: Proposal, seconds: Seconds) -> PlannedProxy:
     resolved = problem.resolved(proposal.design, proposal.scale)
     realised = resolved.realised
     batch = batch_tokens(spec.training, n_active=realised.n_active_non_embedding, seq_len=spec.shape.seq_len)
@@ -124,19 +124,12 @@ def _planned(spec: Spec, problem: Problem, proposal: Proposal, cost: CostModel) 
         activation_bytes=4,
     )
     flops = problem.cost(proposal.design, proposal.scale)
-    seconds = cost.seconds(
-        flops,
-        flops_per_token=problem.cost(proposal.design, proposal.scale.replace(tokens=1)),
-        n_layers=resolved.architecture.n_layers,
-        n_experts=realised.n_experts,
-        batch_tokens=batch,
-    )
     return PlannedProxy(
         proposal=proposal,
         n_active=realised.n_active_non_embedding,
         n_total=realised.n_total,
         shape=shape_words(resolved),
         flops=flops,
-        seconds=seconds.mean,
+        seconds=seconds(resolved, flops),
         memory_bytes=sum(size for name, size in memory.items() if name != "kv_cache"),
     )

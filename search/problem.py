@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from moe_search.search.price import Price
 from moe_search.search.trial import Proposal, Trial
 from moe_search.spaces.accounting import flops_per_token
 from moe_search.spaces.design import Design, Scale
@@ -38,6 +39,9 @@ class Problem(Frozen):
     """The text behind ``context``: no other may join the campaign. Empty where it is not known."""
     code_version: str = ""
     """The training code behind ``context``."""
+    price: Price | None = None
+    """Device-seconds on the machine that began the campaign; None where it has no table of measured shapes. No proposal
+    depends on it."""
     seed: int = 0
     lag: int = Field(default=3, ge=0)
     """A proposal looks at the results of all trials but the ``lag`` latest, so ``lag + 1`` workers hardly wait."""
@@ -85,9 +89,19 @@ class Problem(Frozen):
 
     def cost(self, design: Design, scale: Scale) -> float:
         """Return the training FLOPs of a trial: its trunk, and a decay branch for every shorter horizon."""
+        return _train_flops_per_token(design, scale.n_active, self.rules) * self._trained_tokens(scale)
+
+    def seconds(self, design: Design, scale: Scale) -> float | None:
+        """Return the device-seconds of the same, steps alone; None where no price is known."""
+        if self.price is None:
+            return None
+        resolved = _resolved(design, Scale(n_active=scale.n_active, tokens=1), self.rules)
+        a_token = self.price.seconds_per_token(resolved.architecture, resolved.realised.n_active_non_embedding)
+        return a_token * self._trained_tokens(scale)
+
+    def _trained_tokens(self, scale: Scale) -> float:
         shorter = [horizon for horizon in self.ladder.horizons(scale.tokens) if horizon < scale.tokens]
-        tokens = scale.tokens + self.decay_share * sum(shorter)
-        return _train_flops_per_token(design, scale.n_active, self.rules) * tokens
+        return scale.tokens + self.decay_share * sum(shorter)
 
     def trial(self, number: int, proposal: Proposal) -> Trial:
         """Return ``proposal`` as trial ``number``."""
@@ -97,6 +111,7 @@ class Problem(Frozen):
             **{name: getattr(proposal, name) for name in Proposal.model_fields},
             number=number,
             horizons=(*shorter, tokens),
+            predicted_seconds=self.seconds(proposal.design, proposal.scale),
             run_key=run_key(proposal.design, proposal.scale, proposal.seed, self.context),
         )
 

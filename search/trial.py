@@ -40,6 +40,8 @@ class Trial(Proposal):
     """Place in the trial table; equal to Optuna's trial number."""
     horizons: tuple[int, ...]
     """Training tokens of every run that the trial yields, ascending; the last is ``scale.tokens``."""
+    predicted_seconds: float | None = None
+    """Device-seconds of its training steps on the machine that began the campaign; None where that was not measured."""
     run_key: str
     """Names the checkpoint folder: the hash of design, scale, seed and context."""
 

@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from moe_search import __version__
+from moe_search.experiments.cli.bench import bench
 from moe_search.experiments.cli.corpus import corpus
 from moe_search.experiments.cli.count import count
+from moe_search.experiments.cli.doctor import doctor
 from moe_search.experiments.cli.export import export
 from moe_search.experiments.cli.fit import fit
 from moe_search.experiments.cli.init import init
@@ -49,7 +51,7 @@ def moe_search(
 
 _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "A campaign, from one YAML file": (init, corpus, plan, run, worker, status, recommend, report, ui),
-    "Useful alone": (count, train, fit, export),
+    "Useful alone": (count, train, fit, export, doctor, bench),
 }
 for _panel, _verbs in _PANELS.items():
     for _verb in _verbs:

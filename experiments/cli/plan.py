@@ -7,8 +7,8 @@ from moe_search.experiments.cli.options import Json, Settings, SpecPath
 def plan(spec: SpecPath, *, settings: Settings = None, json: Json = False) -> None:
     """Print every proxy of the initial design, its size, FLOPs, time and memory, and what the rest may be.
 
-    Trains nothing and writes nothing. Times come from the campaign's own runs where there are any, else from a second
-    of calibration on this machine.
+    Trains nothing and writes nothing. Times come from the campaign's own runs where there are any, else from the
+    machine's table of measured shapes (`moe-search bench --store`), else from a second of calibration.
 
     [bold]Examples[/bold]
 
@@ -25,8 +25,8 @@ def plan(spec: SpecPath, *, settings: Settings = None, json: Json = False) -> No
     campaign = load_spec(spec, settings or ())
     check_possible(campaign)
     problem = planned_problem(campaign)
-    cost, speed = machine_speed(campaign, problem, log=note)
-    planned = plan_campaign(campaign, problem, cost, speed=speed)
+    seconds, speed = machine_speed(campaign, problem, log=note)
+    planned = plan_campaign(campaign, problem, seconds, speed=speed)
     if json:
         print_json({"name": campaign.name, **planned.as_json()})
         return

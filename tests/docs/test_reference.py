@@ -130,6 +130,13 @@ def test_the_names_in_json_are_documented(
         "status": {"name", "folder", *Status.model_fields},
         "corpus": {"root", *Manifest.model_fields},
         "fit": set(fits[0]),
+        "doctor": set(printed("doctor")),
+        "bench": set(
+            printed(
+                *("bench", "kernels", "--family", "moe_ffn", "--shape", "16,4,2,8", "--tokens", "64"),
+                *("--repeats", "1", "--only", "grouped"),
+            )
+        ),
         "recommend": set(printed("recommend", "fit.json", "--train-flops", "1e21")),
     }
     documented = rows(docs / "reference" / "cli.md")

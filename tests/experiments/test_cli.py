@@ -26,6 +26,8 @@ VERBS = (
     "report",
     "export",
     "count",
+    "doctor",
+    "bench",
     "ui",
 )
 HEAVY = (
