@@ -1,0 +1,108 @@
+"""Causal grouped-query attention, forward and backward, behind one function.
+
+A backend is a function with the signature of
+:func:`~moe_search.kernels.attention.reference.reference_causal_attention` and a row in ``BACKENDS``. It is chosen by
+keyword, never by a global, and ``backend_counts()`` tells which ones really ran.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moe_search.kernels.attention.cpu import cpu_causal_attention, library
+from moe_search.kernels.attention.passes import PASSES
+from moe_search.kernels.attention.reference import reference_causal_attention
+from moe_search.kernels.attention.sdpa import sdpa_causal_attention
+
+__all__ = ["BACKENDS", "backend_counts", "causal_attention", "default_backend"]
+
+
+class Backend(Protocol):
+    """One way to compute attention; its arguments have been checked."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor: ...
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {"reference": reference_causal_attention, "sdpa": sdpa_causal_attention, "cpu": cpu_causal_attention}
+)
+
+
+def backend_counts() -> dict[str, int]:
+    """Return how many forward passes each backend has done in this process."""
+    return {name: PASSES[name] for name in BACKENDS}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+    """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
+    if device_type != "cpu":
+        return "sdpa", f"PyTorch has its own kernels for {device_type}"
+    if dtype not in {torch.float32, torch.bfloat16}:
+        return "sdpa", f"the compiled backend does not know {dtype}"
+    found = library()
+    return ("sdpa" if found.functions is None else "cpu"), found.reason
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str = "auto") -> Tensor:
+    """Mix values along the sequence, every position those before it and its own.
+
+    ``out[b, i, h] = sum_{j <= i} softmax_j(scale * <q[b, i, h], k[b, j, g]>) v[b, j, g]``, where ``g`` is the key/value
+    head that query head ``h`` shares with its neighbours: ``h // (n_heads // n_kv_heads)`` (grouped-query attention,
+    Ainslie et al., arXiv 2305.13245). Inside an autocast region the inputs are cast to its type.
+
+    Args:
+        q: (batch, seq, n_heads, head_dim), float32, bfloat16 or float64; any strides, also a slice of a projection.
+        k: (batch, seq, n_kv_heads, head_dim), of the type of ``q``; ``n_kv_heads`` divides ``n_heads``.
+        v: like ``k``.
+        scale: what scores are multiplied by; ``head_dim ** -0.5`` by default.
+        backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+
+    Returns:
+        A contiguous tensor like ``q``.
+
+    Raises:
+        ValueError: an argument of the wrong shape, type or device; the message names it.
+    """
+    if backend not in {"auto", *BACKENDS}:
+        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    if torch.is_autocast_enabled(q.device.type):
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    _check(q, k, v)
+    name = default_backend(q.device.type, q.dtype)[0] if backend == "auto" else backend
+    if name == "cpu":
+        _check_compiled(q)
+    with torch.autocast(q.device.type, enabled=False):
+        return BACKENDS[name](q, k, v, scale=q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def _check_compiled(q: Tensor) -> None:
+    if q.device.type != "cpu":
+        raise ValueError(f"q is on {q.device}; backend 'cpu' runs on the CPU")
+    if q.dtype not in {torch.float32, torch.bfloat16}:
+        raise ValueError(f"q is {q.dtype}; backend 'cpu' knows float32 and bfloat16")
+    if default_backend("cpu", q.dtype)[0] != "cpu":
+        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', q.dtype)[1]}")
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, tensor, heads in (("q", q, "n_heads"), ("k", k, "n_kv_heads")):
+        if tensor.dim() != 4 or 0 in tensor.shape[2:]:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected (batch, seq, {heads}, head_dim)")
+    expected = (*q.shape[:2], k.shape[2], q.shape[3])
+    for name, tensor in (("k", k), ("v", v)):
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected} from the other arguments")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"q has {q.shape[2]} heads; expected a multiple of the {k.shape[2]} of k")
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        raise ValueError(f"q is {q.dtype}; expected float32, bfloat16 or float64")
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.device != q.device:
+            raise ValueError(f"{name} is on {tensor.device} but q is on {q.device}")
+        if tensor.dtype != q.dtype:
+            raise ValueError(f"{name} is {tensor.dtype} but q is {q.dtype}")
