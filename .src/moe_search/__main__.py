@@ -2,9 +2,6 @@
 
 import sys
 
-try:
-    from moe_search.experiments.cli import main
-except KeyboardInterrupt:  # these are small files; what is heavy is imported by main, which knows what to do
-    sys.exit(130)
+from moe_search.experiments.cli import main
 
 sys.exit(main())

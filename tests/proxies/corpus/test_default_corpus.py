@@ -1,7 +1,6 @@
 """The real default corpus against the figures that were measured when its sources were chosen."""
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -62,13 +61,8 @@ def test_the_unigram_bound_is_between_gzip_and_equal_odds(default: Corpus) -> No
         assert row.gzip_bits_per_byte < default.unigram_bpb(row.domain) < equal_odds
 
 
-def test_cold_preparation_takes_less_than_45_cpu_seconds(default: Corpus, tmp_path: Path) -> None:
+def test_prepared_again_from_the_same_sources_it_is_the_same(default: Corpus, tmp_path: Path) -> None:
     (tmp_path / "wheels").symlink_to(default.root.parents[1] / "wheels")
-    start = time.process_time()
     again = prepare_corpus(default.manifest.config, tmp_path, log=lambda _: None, threads=1)
-    seconds = time.process_time() - start
     assert again.data_hash == default.data_hash
-    assert seconds < 45
-    start = time.perf_counter()
-    prepare_corpus(default.manifest.config, tmp_path, log=pytest.fail)
-    assert time.perf_counter() - start < 0.5
+    prepare_corpus(default.manifest.config, tmp_path, log=pytest.fail)  # says nothing: it is only opened
