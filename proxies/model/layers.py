@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moe_search.kernels.attention import causal_attention
 from moe_search.kernels.moe_ffn import moe_ffn
 from moe_search.proxies.model.balancing import BALANCING
 from moe_search.proxies.model.routers import ROUTERS
@@ -87,14 +88,7 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = self.rotary(q), self.rotary(k)
-        mixed = functional.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )
-        out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        out: Tensor = self.output(causal_attention(q, k, v).flatten(2))
         return out
 
 
