@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe_search.kernels.moe_ffn import ACTIVATIONS
+from moe_search.kernels.moe_ffn import ACTIVATIONS, backend_counts, moe_ffn
 from moe_search.kernels.moe_ffn.reference import reference_moe_ffn
 from moe_search.kernels.moe_ffn.triton import triton_moe_ffn
 
@@ -84,6 +84,14 @@ def test_bfloat16_against_the_reference(shape: tuple[int, int, int, int, int], a
         error = ((a.double() - b).norm() / b.norm()).item()
         assert error <= GATE, f"{name}: relative error {error:.1e}"
         assert torch.equal(a, c), f"{name} differs between two runs"
+
+
+def test_it_is_what_auto_takes() -> None:
+    given = arguments(100, 64, 4, 2, 32)
+    before = backend_counts()["triton"]
+    out = moe_ffn(*given)
+    assert backend_counts()["triton"] == before + 1
+    assert torch.equal(out, layer(*given))
 
 
 def test_offsets_beyond_32_bits() -> None:

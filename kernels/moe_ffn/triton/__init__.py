@@ -8,7 +8,6 @@ import os
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from moe_search.kernels.moe_ffn.activations import Activation
 
@@ -42,15 +41,5 @@ def triton_moe_ffn(
     from moe_search.kernels.moe_ffn.triton import layer  # noqa: PLC0415 -- imports triton
 
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w_up, w_down, gates))
-    name = _name(activation)
-    out: Tensor = layer.forward(x, w_up, w_down, expert_index, gates, name, keep)[0]
+    out: Tensor = layer.forward(x, w_up, w_down, expert_index, gates, activation.name, keep)[0]
     return out
-
-
-def _name(activation: Activation) -> str:
-    """Return the key of ``activation`` in ``ACTIVATIONS``, told by its parts, as the compiler sees through those."""
-    if activation.phi is functional.silu:
-        return "swiglu"
-    if activation.phi is functional.gelu:
-        return "geglu" if activation.gated else "gelu"
-    return "relu2"

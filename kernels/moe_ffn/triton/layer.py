@@ -30,6 +30,7 @@ import triton
 from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS
+from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.moe_ffn.triton.combine import sum_by_token
 from moe_search.kernels.moe_ffn.triton.products import (
     hidden_gradient,
@@ -87,7 +88,7 @@ def _weight_gradient(
     return out
 
 
-@torch.library.custom_op("moe_search::triton_moe_ffn", mutates_args=())
+@torch.library.custom_op("moe_search::moe_ffn_triton", mutates_args=())
 def forward(
     x: Tensor,
     w_up: Tensor,
@@ -98,6 +99,7 @@ def forward(
     keep: bool,  # noqa: FBT001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the output (T, D), and for backward: H (S, 2F or F; no rows unless ``keep``), row_of_slot, group_start."""
+    PASSES["triton"] += 1
     x, w_up, w_down, expert_index = (t.contiguous() for t in (x, w_up, w_down, expert_index))
     n_experts, d_expert, d_model = w_down.shape
     n_slots, top_k = expert_index.numel(), expert_index.shape[1]
@@ -130,7 +132,7 @@ def forward(
         return sum_by_token(y, row_of_slot, gates.contiguous()), h, row_of_slot, group_start
 
 
-@torch.library.custom_op("moe_search::triton_moe_ffn_backward", mutates_args=())
+@torch.library.custom_op("moe_search::moe_ffn_triton_backward", mutates_args=())
 def backward(
     grad_out: Tensor,
     x: Tensor,
@@ -221,6 +223,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     x, w_up, w_down, _, gates, activation, _ = inputs
     ctx.save_for_backward(x, w_up, w_down, gates, *output[1:])
     ctx.activation = activation
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 

@@ -16,7 +16,7 @@ X, dO and Z are rows of tokens, gathered through ``slot_of_row`` as they are loa
 64-bit. Rows and columns beyond the edge repeat an inner one and are not stored; only the summed dimension is masked.
 
 The compiler moves 16 bytes at a time where it knows that offsets are multiples of 8. It finds out by itself for
-multiples of 16; of hidden widths such as 24 it is shown by ``EIGHTS``.
+multiples of 16; of hidden widths such as 24 it is shown by ``EIGHTS``. Odd sizes are right, and slow.
 """
 
 from collections.abc import Callable
