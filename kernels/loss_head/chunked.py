@@ -16,7 +16,9 @@ from torch.autograd.function import once_differentiable
 from moe_search.kernels.loss_head.passes import PASSES
 
 CHUNK_ENTRIES = 2**18
-"""Logits in flight at once: 1 MiB in float32, which stays in a core's own cache."""
+"""Logits in flight at once on a CPU: 1 MiB in float32, which stays in a core's own cache."""
+GPU_CHUNK_ENTRIES = 2**25
+"""On another device: 128 MiB in float32, so that starting its kernels does not take longer than running them."""
 
 
 class SummedCrossEntropy(torch.autograd.Function):
@@ -29,7 +31,8 @@ class SummedCrossEntropy(torch.autograd.Function):
         nats = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if learns else None
         grad_weight = torch.zeros_like(weight) if learns else None
-        size = max(CHUNK_ENTRIES // len(weight), 1)
+        entries = CHUNK_ENTRIES if hidden.device.type == "cpu" else GPU_CHUNK_ENTRIES
+        size = max(entries // len(weight), 1)
         for start in range(0, len(hidden), size):
             chunk = slice(start, start + size)
             h, target = hidden[chunk], targets[chunk, None]
