@@ -71,23 +71,15 @@ def run(contestant: Contestant) -> Tensor:
     """Run forward and backward, and what ends a step; return the output."""
     with matmul_precision(contestant.precision):
         out = contestant.forward()
-        if out.requires_grad:
-            torch.autograd.backward(out, torch.ones_like(out))
-        if contestant.finish is not None:
-            contestant.finish()
+        _finish(contestant, out)
     return out
 
 
-def forget_gradients(contestant: Contestant) -> None:
-    """Drop the gradients of the last run."""
-    for leaf in contestant.leaves:
-        leaf.grad = None
+def run_counting(contestant: Contestant) -> tuple[Tensor, float | None]:
+    """Do the same and return beside the output how much forward keeps for backward; None without a backward.
 
-
-def kept_elements(contestant: Contestant) -> float | None:
-    """Return the elements that forward keeps for backward, parameters left out, in units of the output's type.
-
-    Whole storages are counted, once each: a view keeps alive all that it looks at.
+    Counted in elements of the output's type, parameters left out. Whole storages are counted, once each: a view keeps
+    alive all that it looks at.
     """
     storages: dict[int, int] = {}
     known = {leaf.untyped_storage().data_ptr() for leaf in contestant.leaves if isinstance(leaf, torch.nn.Parameter)}
@@ -98,11 +90,25 @@ def kept_elements(contestant: Contestant) -> float | None:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with matmul_precision(contestant.precision), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        out = contestant.forward()
-    if not out.requires_grad:
-        return None
-    return sum(storages.values()) / out.element_size()
+    with matmul_precision(contestant.precision):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+            out = contestant.forward()
+        kept = sum(storages.values()) / out.element_size() if out.requires_grad else None
+        _finish(contestant, out)
+    return out.detach(), kept
+
+
+def _finish(contestant: Contestant, out: Tensor) -> None:
+    if out.requires_grad:
+        torch.autograd.backward(out, torch.ones_like(out))
+    if contestant.finish is not None:
+        contestant.finish()
+
+
+def forget_gradients(contestant: Contestant) -> None:
+    """Drop the gradients of the last run."""
+    for leaf in contestant.leaves:
+        leaf.grad = None
 
 
 def gemm_peaks(dtype: torch.dtype, device: torch.device) -> list[Contestant]:

@@ -13,9 +13,8 @@ from moe_search.experiments.benchmarks.contestants import (
     Contestant,
     Kind,
     forget_gradients,
-    kept_elements,
-    matmul_precision,
     run,
+    run_counting,
 )
 from moe_search.experiments.benchmarks.timing import Spread, interleaved, ratio
 
@@ -28,6 +27,8 @@ SHORT: Mapping[str, str] = MappingProxyType(
         "vocab_size": "V",
         "n_layers": "layers",
         "n_heads": "heads",
+        "n_kv_heads": "kv heads",
+        "head_dim": "head width",
         "seq_len": "sequence",
     }
 )
@@ -101,11 +102,10 @@ def measure(
         device: is waited for around every run.
         log: told who cannot run.
     """
-    able, absent = _able(case)
+    able, absent, errors, kept = _try(case)
     for name, reason in absent.items():
         log(f"{name} does not run: {reason}")
     synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else _nothing_to_wait_for
-    errors, kept = _errors(case, able), {one.name: kept_elements(one) for one in able}
     tasks = {one.name: partial(run, one) for one in able}
 
     def fresh(number: int) -> None:
@@ -140,37 +140,35 @@ def _nothing_to_wait_for() -> None:
     """A CPU is done when it returns."""
 
 
-def _able(case: Case) -> tuple[list[Contestant], dict[str, str]]:
-    """Try everybody once."""
+def _try(case: Case) -> tuple[list[Contestant], dict[str, str], dict[str, float], dict[str, float | None]]:
+    """Run everybody once on one routing.
+
+    Returns:
+        Who can run; why others cannot; the errors of those whose output is the case's, for a contestant that computes
+        something else must not win; what they keep for backward.
+    """
     able: list[Contestant] = []
     absent: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    kept: dict[str, float | None] = {}
+    wanted: Tensor | None = None
     case.fresh(0)
     for one in case.contestants:
         if one.missing:
             absent[one.name] = one.missing
             continue
         try:
-            run(one)
+            out, kept[one.name] = run_counting(one)
         except UNAVAILABLE as trouble:
             absent[one.name] = str(trouble).splitlines()[0] if str(trouble) else type(trouble).__name__
-        else:
-            able.append(one)
-        forget_gradients(one)
-    return able, absent
-
-
-def _errors(case: Case, able: list[Contestant]) -> dict[str, float]:
-    """Compare outputs on one routing: a contestant that computes something else must not win."""
-    comparable = [one for one in able if one.comparable]
-    errors: dict[str, float] = {}
-    wanted: Tensor | None = None
-    case.fresh(0)
-    for one in comparable:
-        with torch.no_grad(), matmul_precision(one.precision):
-            out = one.forward().double()
-        wanted = out if wanted is None else wanted
-        errors[one.name] = float((out - wanted).abs().max() / wanted.abs().max())
-    return errors
+            continue
+        finally:
+            forget_gradients(one)
+        able.append(one)
+        if one.comparable:
+            wanted = out if wanted is None else wanted
+            errors[one.name] = float((out.double() - wanted.double()).abs().max() / wanted.double().abs().max())
+    return able, absent, errors, kept
 
 
 def _peak(able: list[Contestant], clock: Mapping[str, Mapping[int, float]]) -> Contestant | None:

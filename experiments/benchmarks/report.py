@@ -42,11 +42,9 @@ class Report:
         }
 
     def tables(self) -> Iterator[Table]:
-        """Yield one table a case; designs are one table together."""
+        """Yield what comes after the tables of the cases (:func:`case_table`): prices, and processes side by side."""
         if self.prices is not None:
             yield _price_table(self.prices)
-        else:
-            yield from map(_table, self.outcomes)
         if self.scaling is not None:
             table = Table(box=box.SIMPLE_HEAD, title="Processes of one step each", title_justify="left")
             for heading in ("processes", "tokens/s, all together", "times one"):
@@ -118,14 +116,16 @@ def _price_table(prices: dict[str, Any]) -> Table:
     return table
 
 
-def _table(outcome: Outcome) -> Table:
+def case_table(outcome: Outcome) -> Table:
+    """Return the contestants of one case as a table."""
     case, facts = outcome.case, outcome.facts
     title = f"{case.family}: {outcome.label}; {str(case.dtype).removeprefix('torch.')}, {case.tokens} tokens"
     if "max_over_mean" in facts:
         title += f", hottest expert {facts['max_over_mean']:.1f} times the mean"
+    title += f"; speed of {case.baseline}: 100 %"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
-    for heading in ("wall ms", "CPU ms", "quartiles", f"vs {case.baseline}", "GFLOP/s", "of peak", "tokens/s", "kept"):
+    for heading in ("wall ms", "CPU ms", "quartiles", "speed", "GFLOP/s", "of peak", "tokens/s", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     if any(one.error is not None for one in outcome.measured):
         table.add_column("error", justify="right")

@@ -91,13 +91,20 @@ def _check(wanted: Wanted) -> None:
         raise InvalidInputError("PyTorch sees no CUDA device", where="--device", allowed="cpu")
 
 
-def benchmark(wanted: Wanted, *, cache: Path, log: Callable[[str], None]) -> Report:
+def benchmark(
+    wanted: Wanted,
+    *,
+    cache: Path,
+    log: Callable[[str], None],
+    show: Callable[[Outcome], None] = lambda _: None,
+) -> Report:
     """Measure what is wanted.
 
     Args:
         wanted: what and how.
         cache: the cache folder, with the machine's tables of measured shapes.
         log: told about progress.
+        show: told each case when it is done.
 
     Raises:
         InvalidInputError: something that cannot be measured here.
@@ -112,6 +119,7 @@ def benchmark(wanted: Wanted, *, cache: Path, log: Callable[[str], None]) -> Rep
             log(f"{number} of {len(makers)}: {title}")
             case = _only(make(), wanted.only)
             outcomes.append(measure(case, rounds=wanted.repeats, threads=wanted.threads, device=device, log=log))
+            show(outcomes[-1])
     prices = price_check(machine, outcomes, cache) if wanted.designs else None
     return Report(wanted.what, machine, outcomes, _scaling(wanted, log) if wanted.processes else None, prices)
 

@@ -66,6 +66,8 @@ def bench(
       moe-search bench step --processes 2 --json
       moe-search bench step --designs 30 --store
     """
+    from moe_search.experiments.benchmarks.measuring import Outcome
+    from moe_search.experiments.benchmarks.report import case_table
     from moe_search.experiments.benchmarks.running import Wanted, benchmark, parse_shape
     from moe_search.experiments.benchmarks.running import store as keep
     from moe_search.experiments.workspace import check_writable
@@ -73,6 +75,11 @@ def bench(
 
     if output is not None:
         check_writable(output)
+
+    def show(outcome: Outcome) -> None:
+        if not json and not designs:
+            out.print(case_table(outcome))
+
     report = benchmark(
         Wanted(
             what=what,
@@ -92,6 +99,7 @@ def bench(
         ),
         cache=default_cache(),
         log=note,
+        show=show,
     )
     if output is not None:
         for path in report.save(output):

@@ -21,7 +21,7 @@ class LossHead(Family):
     """Bytes, and vocabularies that a proxy can afford."""
 
     dimensions: ClassVar[tuple[str, ...]] = ("d_model", "vocab_size")
-    defaults: ClassVar[tuple[tuple[int, ...], ...]] = ((256, 256), (128, 4096), (256, 4096), (256, 32000))
+    defaults: ClassVar[tuple[tuple[int, ...], ...]] = ((256, 256), (128, 4096), (256, 4096))
 
     def case(self, shape: tuple[int, ...], setting: Setting) -> Case:
         """Return the loss of (d_model, vocab_size) with all who compute it."""
@@ -42,20 +42,20 @@ class LossHead(Family):
 
         on_onednn = setting.dtype == "float32" and setting.device == "cpu"
         contestants = [Contestant(name, partial(ours, name), kind="ours", leaves=leaves) for name in BACKENDS]
-        contestants.append(Contestant("linear, cross_entropy", plain, leaves=leaves))
+        contestants.append(Contestant("linear + CE", plain, leaves=leaves))
         if on_onednn:
-            contestants.append(Contestant("linear, cross_entropy onednn", plain, leaves=leaves, precision="medium"))
+            contestants.append(Contestant("linear + CE onednn", plain, leaves=leaves, precision="medium"))
         fused: Callable[..., Tensor] | None = getattr(functional, "linear_cross_entropy", None)
         if fused is not None:
             whole = partial(fused, hidden, weight, targets, reduction="sum")
-            contestants.append(Contestant("torch linear_cross_entropy", whole, leaves=leaves))
+            contestants.append(Contestant("torch linear_CE", whole, leaves=leaves))
         return Case(
             family="loss_head",
             shape=dict(zip(self.dimensions, shape, strict=True)),
             dtype=dtype,
             tokens=setting.tokens,
             flops=6.0 * setting.tokens * d_model * vocab_size,
-            baseline="linear, cross_entropy onednn" if on_onednn else "linear, cross_entropy",
+            baseline="linear + CE onednn" if on_onednn else "linear + CE",
             contestants=[*contestants, *gemm_peaks(dtype, device)],
             kept_bound=float((setting.tokens + vocab_size) * d_model),
         )

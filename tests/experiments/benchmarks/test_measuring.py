@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from moe_search.experiments.benchmarks.contestants import Case, Contestant, forget_gradients, kept_elements
+from moe_search.experiments.benchmarks.contestants import Case, Contestant, forget_gradients, run_counting
 from moe_search.experiments.benchmarks.measuring import measure
 from moe_search.experiments.benchmarks.routing import draw_routing, load
 from moe_search.experiments.benchmarks.timing import LEAST_ROUNDS, Spread, interleaved, pinned, ratio
@@ -95,8 +95,8 @@ def test_what_is_kept_for_backward_is_counted_once_and_without_parameters() -> N
         h = (x @ weight).reshape(20, 2)  # keeps x; h is a view
         return h * h  # keeps h twice
 
-    assert kept_elements(Contestant("", forward, leaves=(x, weight))) == 40 + 40
-    assert kept_elements(Contestant("", lambda: x.detach() * 2)) is None
+    assert run_counting(Contestant("", forward, leaves=(x, weight)))[1] == 40 + 40
+    assert run_counting(Contestant("", lambda: x.detach() * 2))[1] is None
 
 
 def test_who_cannot_run_is_named_with_its_reason() -> None:
