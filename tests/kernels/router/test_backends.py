@@ -324,6 +324,18 @@ def test_compiles_in_one_graph() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_several_layers_compile_in_one_graph(backend: str) -> None:
+    p = problem(30, 8, 8, 2)
+
+    def decide(x: Tensor) -> Tensor:
+        first = p._replace(x=x).routed(backend).gates
+        return p._replace(x=x * first[:, :1]).routed(backend).gates
+
+    compiled = torch.compile(decide, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(p.x), decide(p.x))
+
+
 def test_operators_keep_their_contract() -> None:
     p = problem(30, 8, 6, 2, biased=True)
     torch.library.opcheck(torch.ops.moe_search.router_cpu, (p.x, p.weight, p.bias, 2, False, True, True))
