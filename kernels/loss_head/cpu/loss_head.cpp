@@ -156,7 +156,8 @@ void loss_head(const Shape& s, bool learns, const T* hidden, const T* weight, co
                 float* block_largest = scratch<4, float>(size_t(s.blocks()) * CHUNK);
                 U* columns = scratch<5, U>(packed_size<P>(d, CHUNK));
                 Tokens known;
-                for (int t = 0; t < CHUNK; ++t) known.largest[t] = -FLT_MAX, known.sum[t] = 0.0f;
+                for (int t = 0; t < CHUNK; ++t)
+                    known.largest[t] = -FLT_MAX, known.sum[t] = 0.0f, known.target_logit[t] = NAN;  // no such word: NaN
                 pack_transposed<P, T>([&](int j) { return hidden + size_t(t0 + j) * d; }, d, m, columns);
                 for (int b = 0; b < s.blocks(); ++b) {
                     const int rows = s.rows_of(b);

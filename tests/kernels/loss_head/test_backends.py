@@ -252,6 +252,13 @@ def test_operators_keep_their_contract() -> None:
     torch.library.opcheck(torch.ops.moe_search.loss_head_cpu, (*problem(30, 8, 20), True))
 
 
+def test_compiled_code_does_not_look_at_targets_and_an_unknown_one_costs_nan() -> None:
+    p = problem(20, 8, 10)
+    p.targets[3], p.targets[4] = 10, -1
+    _, nats = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")(*p)
+    assert nats.isnan().nonzero().flatten().tolist() == [3, 4]
+
+
 def test_counter_tells_which_backend_ran() -> None:
     before = backend_counts()
     for backend in ("reference", "chunked", "chunked", "cpu"):
