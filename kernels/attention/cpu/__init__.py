@@ -27,8 +27,8 @@ def _with_whole_rows(x: Tensor) -> Tensor:
 
 
 def _sizes(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float | Tensor, ...]:
-    strides = torch.tensor([step for x in (q, k, v) for step in x.stride()[:3]])
-    return *q.shape[:3], k.shape[2], q.shape[3], n_threads(), scale, strides
+    strides = torch.tensor([step for x in (q, k, v) for step in x.stride()[:3]], device="cpu")
+    return *q.shape[:3], k.shape[2], q.shape[3], n_threads(), float(scale), strides
 
 
 @torch.library.custom_op("moe_search::causal_attention_cpu", mutates_args=())

@@ -4,10 +4,11 @@
 //
 // A thread works off one sequence's key/value head with the query heads that share it: keys and values are packed once
 // for all of them. Queries come in tiles, keys in blocks; a row's maximum and total are carried from block to block
-// (online softmax, Dao et al., arXiv 2205.14135), and nothing is computed for blocks, panels or rows of the micro-kernel
-// that lie wholly in the future. For backward are kept out and the log-sum-exp of each row; the scores are recomputed.
+// (online softmax, Dao et al., arXiv 2205.14135), and nothing is computed for blocks, panels or rows of a micro-kernel
+// that lie wholly in the future. For backward are kept out and the log-sum-exp of each row; scores are recomputed.
 //
-// All work on one key/value head is done by one thread in one order: results are the same bits at any number of threads.
+// All work on one key/value head is done by one thread in one order: results are the same bits at any number of
+// threads.
 #include <atomic>
 #include <cmath>
 #include <initializer_list>
@@ -20,9 +21,10 @@ namespace moe {
 
 constexpr int QUERIES = 84;  // in a tile: a multiple of 6 and 14, and even
 constexpr int KEYS = 256;  // in a block: a tile's scores stay in the second-level cache
-constexpr int PANEL = 2 * VL;  // keys packed together for scores: narrow, for little is then computed beyond the diagonal
+constexpr int PANEL = 2 * VL;  // keys packed together for scores: few, so that little is computed beyond the diagonal
 constexpr int MARGIN = 16;  // zeros after the last key a row sees: the micro-kernels read so far at most
 constexpr int LINE = KEYS + MARGIN;  // floats from row to row of a tile: an odd number of cache lines
+static_assert(rows_of_tile(1) < MARGIN && KEYS % PANEL == 0 && QUERIES % 2 == 0, "");
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
@@ -81,7 +83,8 @@ class Ahead {
     // For the tile of head h at i0: the rows of `queries` of the tile that follows it and, of `keys`, its share of the
     // key/value head that probably follows.
     template <class T>
-    void plan(int h, int i0, std::initializer_list<Heads<const T>> queries, std::initializer_list<Heads<const T>> keys) {
+    void plan(int h, int i0, std::initializer_list<Heads<const T>> queries,
+              std::initializer_list<Heads<const T>> keys) {
         const int following = b_ * s_.kv_heads + g_ + omp_get_num_threads(), group = s_.group();
         const int b = following / s_.kv_heads, g = following % s_.kv_heads, begin = i0 + QUERIES;
         count_ = 0;
@@ -135,9 +138,10 @@ void multiply_keys(const Block& t, const Width<P>& w, Ahead& ahead, int seq, con
                    const typename P::unit* keys, float* scores) {
     for (int j = 0; j < t.n; j += PANEL) {
         const int first = t.first(j), left_over = seq - t.k0 - j;
+        const int columns = left_over < PANEL ? round_up(left_over, VL) : PANEL;
         ahead.ask();
-        multiply<P>(t.m - first, left_over < PANEL ? round_up(left_over, VL) : PANEL, w.d, left + size_t(first) * w.units,
-                    w.units, 1, keys + size_t(t.k0 + j) * w.units, Place{scores + first * LINE + j, LINE});
+        multiply<P>(t.m - first, columns, w.d, left + size_t(first) * w.units, w.units, 1,
+                    keys + size_t(t.k0 + j) * w.units, Place{scores + first * LINE + j, LINE});
     }
 }
 
@@ -160,8 +164,8 @@ void add_over_keys(const Block& t, const Width<P>& w, Ahead& ahead, const typena
 
 // out[k0 + j] += sum_i weight[i, j] right[i]; a unit of weight holds P::depth queries of a key
 template <class P>
-void add_over_queries(const Block& t, const Width<P>& w, Ahead& ahead, const typename P::unit* weight, const typename P::unit* right,
-                      float* out) {
+void add_over_queries(const Block& t, const Width<P>& w, Ahead& ahead, const typename P::unit* weight,
+                      const typename P::unit* right, float* out) {
     const ptrdiff_t line = LINE * P::depth;
     for (int c = 0; c < w.padded; c += NR) {
         const int columns = w.padded - c < NR ? w.padded - c : NR;
@@ -296,11 +300,13 @@ template <class F>
 bool for_each_head(const Shape& s, F body) {
     std::atomic<bool> failed{false};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(s.threads)
-    for (int item = 0; item < s.batch * s.kv_heads; ++item) try {
+    for (int item = 0; item < s.batch * s.kv_heads; ++item) {
+        try {
             body(item / s.kv_heads, item % s.kv_heads);
-        } catch (const std::bad_alloc&) {
+        } catch (const std::bad_alloc&) {  // must not leave the parallel region
             failed = true;
         }
+    }
     return !failed;
 }
 
@@ -386,13 +392,15 @@ bool backward(const Shape& s, const int64_t* strides, const T* q, const T* k, co
         for (int h = g * s.group(); h < (g + 1) * s.group(); ++h)
             for (int i0 = 0; i0 < s.seq; i0 += QUERIES) {
                 const int m = s.seq - i0 < QUERIES ? s.seq - i0 : QUERIES;
-                const auto q_row = qs.of(b, h).from(i0), dout_row = douts.of(b, h).from(i0), out_row = outs.of(b, h).from(i0);
+                const auto q_row = qs.of(b, h).from(i0), out_row = outs.of(b, h).from(i0);
+                const auto dout_row = douts.of(b, h).from(i0);
                 float delta[QUERIES];  // <d out, out>
                 for (int i = 0; i < m; ++i) {
                     copy_row<P>(q_row(i), w.d, q_tile + size_t(i) * w.units);
                     copy_row<P>(dout_row(i), w.d, dout_tile + size_t(i) * w.units);
                     vf dot{};
-                    for (int c = 0; c < w.d; c += VL) dot += load(out_row(i) + c, w.d - c) * load(dout_row(i) + c, w.d - c);
+                    for (int c = 0; c < w.d; c += VL)
+                        dot += load(out_row(i) + c, w.d - c) * load(dout_row(i) + c, w.d - c);
                     delta[i] = sum(dot);
                 }
                 pack_rows<P, T>(q_row, m, w.d, q_rows);
@@ -407,7 +415,8 @@ bool backward(const Shape& s, const int64_t* strides, const T* q, const T* k, co
                     weigh_backward<P>(t, scale, log_total, delta, scores, dp, ds);
                     add_over_queries<P>(t, w, ahead, reinterpret_cast<const U*>(scores), dout_rows, dv_sums);
                     add_over_queries<P>(t, w, ahead, reinterpret_cast<const U*>(dp), q_rows, dk_sums);
-                    add_over_keys<P>(t, w, ahead, reinterpret_cast<const U*>(ds), LINE / P::depth, key_rows, s.seq, dq_sums);
+                    add_over_keys<P>(t, w, ahead, reinterpret_cast<const U*>(ds), LINE / P::depth, key_rows, s.seq,
+                                     dq_sums);
                 }
                 for (int i = 0; i < m; ++i)
                     write_row(dq_sums + size_t(i) * w.padded, s.scale, w.d, dqs.of(b, h)(i0 + i));

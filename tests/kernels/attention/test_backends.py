@@ -76,7 +76,7 @@ def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     )
 
 
-@given(shapes(), st.sampled_from([0.1, 1.0, 3.0]), st.sampled_from([None, 0.3, -0.2]), st.integers(0, 2**16))
+@given(shapes(), st.sampled_from([0.1, 1.0, 3.0]), st.sampled_from([None, 0.3, -0.2, 1]), st.integers(0, 2**16))
 @settings(max_examples=80, deadline=None)
 def test_compiled_is_near_float64(
     shape: tuple[int, int, int, int, int], spread: float, scale: float | None, seed: int
