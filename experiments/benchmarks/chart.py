@@ -13,7 +13,9 @@ from moe_search.experiments.benchmarks.timing import Spread
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8B5A2B", "#000000")
 """Okabe and Ito (2008), which stay apart for colour-blind readers, and three more."""
-LEFT, RIGHT, WIDTH, ROW, TOP = 300, 30, 960, 40, 118
+RIGHT, WIDTH, ROW, TOP = 30, 960, 40, 134
+LETTER = 6.6
+"""Width of a letter of a label, on the wide side."""
 LEGEND_WIDTH = 225
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -28,23 +30,22 @@ def draw(outcomes: Sequence[Outcome], machine: dict[str, Any]) -> str:
     low = max((tick for tick in TICKS if tick <= min(values) * 0.95), default=TICKS[0])
     high = min((tick for tick in TICKS if tick >= max(values) * 1.05), default=TICKS[-1])
 
+    left = 34 + LETTER * max((len(found.label) for found in outcomes), default=0)
     per_line = (WIDTH - 40) // LEGEND_WIDTH
     top = TOP + 20 * ((len(names) - 1) // per_line)
     bottom = top + ROW * len(outcomes)
 
     def across(value: float) -> float:
         share = math.log(min(max(value, low), high) / low) / math.log(high / low)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        return left + share * (WIDTH - left - RIGHT)
 
     parts = [_text(20, 30, "Speed relative to the baseline of each case, forward and backward", size=17, weight=600)]
     baselines = sorted({found.case.baseline for found in outcomes})
-    about = (
-        f"{machine['device']}, {machine['cpu_level']}; torch {machine['torch']}; {machine['date'][:10]}. "
-        f"Line at 100 %: {' / '.join(baselines)}. Bars: quartiles over rounds."
-    )
-    parts.append(_text(20, 52, about, size=12, fill="#555"))
+    made = f"{machine['device']}, {machine['cpu_level']}; torch {machine['torch']}; {machine['date'][:10]}"
+    meaning = f"Line at 100 %: {', '.join(baselines)}. Bars: quartiles over rounds. Filled: ours."
+    parts += [_text(20, 50, made, size=12, fill="#555"), _text(20, 67, meaning, size=12, fill="#555")]
     for index, name in enumerate(names):
-        column, line = 26 + LEGEND_WIDTH * (index % per_line), 80 + 20 * (index // per_line)
+        column, line = 26 + LEGEND_WIDTH * (index % per_line), 96 + 20 * (index // per_line)
         parts += [_mark(column, line - 4, colours[name], filled=name in ours), _text(column + 12, line, name, size=12)]
     for tick in TICKS:
         if low <= tick <= high:
@@ -57,9 +58,9 @@ def draw(outcomes: Sequence[Outcome], machine: dict[str, Any]) -> str:
     for index, (found, row) in enumerate(zip(outcomes, speeds, strict=True)):
         y = top + ROW * index + ROW / 2 - 6
         dtype = str(found.case.dtype).removeprefix("torch.")
-        parts.append(_text(LEFT - 14, y - 2, found.label, size=12, anchor="end"))
-        parts.append(_text(LEFT - 14, y + 12, f"{found.case.family}, {dtype}", size=10.5, anchor="end", fill="#777"))
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#eee"/>')
+        parts.append(_text(left - 14, y - 2, found.label, size=12, anchor="end"))
+        parts.append(_text(left - 14, y + 12, f"{found.case.family}, {dtype}", size=10.5, anchor="end", fill="#777"))
+        parts.append(f'<line x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#eee"/>')
         for name in sorted(row, key=lambda name: name in ours):
             spread, colour = row[name], colours[name]
             parts.append(

@@ -27,9 +27,9 @@ SHORT: Mapping[str, str] = MappingProxyType(
         "vocab_size": "V",
         "n_layers": "layers",
         "n_heads": "heads",
-        "n_kv_heads": "kv heads",
-        "head_dim": "head width",
-        "seq_len": "sequence",
+        "n_kv_heads": "kv",
+        "head_dim": "width",
+        "seq_len": "seq",
     }
 )
 """How the numbers of a shape are called in a heading."""
