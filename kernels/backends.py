@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,18 @@ from moe_search.kernels.native.library import NativeLibrary
 
 COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 """What the C++ backends compute in."""
+
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """Mark a function whose result ``torch.compile`` may take for a constant.
+
+    This is ``torch.compiler.assume_constant_result``, which would import the compiler: seconds, before a first step.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def compiled_or(

@@ -11,12 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_search.kernels.backends import check_compiled, check_finite, compiled_or
+from moe_search.kernels.backends import check_compiled, check_finite, compiled_or, constant_in_graphs
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
 from moe_search.kernels.moe_ffn.cpu import cpu_moe_ffn, library
 from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
 from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.moe_ffn.reference import reference_moe_ffn
+from moe_search.kernels.moe_ffn.triton import triton_moe_ffn, why_not
 
 __all__ = ["ACTIVATIONS", "BACKENDS", "backend_counts", "default_backend", "moe_ffn"]
 
@@ -30,7 +31,7 @@ class Backend(Protocol):
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {"reference": reference_moe_ffn, "grouped": grouped_moe_ffn, "cpu": cpu_moe_ffn}
+    {"reference": reference_moe_ffn, "grouped": grouped_moe_ffn, "cpu": cpu_moe_ffn, "triton": triton_moe_ffn}
 )
 
 
@@ -39,9 +40,12 @@ def backend_counts() -> dict[str, int]:
     return {name: PASSES[name] for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
+    if device_type == "cuda":
+        reason = why_not(device_type, dtype)
+        return ("grouped", reason) if reason else ("triton", "its kernels run on CUDA")
     return compiled_or("grouped", library, device_type, dtype)
 
 

@@ -45,6 +45,13 @@ inline vf load(const bf16* p) { return widen(load_raw<vh>(p)); }
 template <class T>
 inline vf load(const T* p, int lanes) {
     if (lanes >= VL) return load(p);
+#if defined(__AVX512F__)
+    const unsigned mask = lanes > 0 ? (1u << lanes) - 1 : 0;
+    if constexpr (sizeof(T) == 4)
+        return (vf)_mm512_maskz_loadu_ps(__mmask16(mask), p);
+    else
+        return widen((vh)_mm256_maskz_loadu_epi16(__mmask16(mask), p));
+#endif
     T buffer[VL] = {};
     std::memcpy(buffer, p, sizeof(T) * lanes);
     return load(buffer);
@@ -72,6 +79,13 @@ inline void store(bf16* p, vf x) {
 template <class T>
 inline void store(T* p, vf x, int lanes) {
     if (lanes >= VL) return store(p, x);
+#if defined(__AVX512F__)
+    const unsigned mask = lanes > 0 ? (1u << lanes) - 1 : 0;
+    if constexpr (sizeof(T) == 4)
+        return _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)x);
+    else
+        return _mm256_mask_storeu_epi16(p, __mmask16(mask), (__m256i)narrow(x));
+#endif
     T buffer[VL];
     store(buffer, x);
     std::memcpy(p, buffer, sizeof(T) * lanes);

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from moe_search.kernels.attention import causal_attention
 from moe_search.kernels.moe_ffn import moe_ffn
+from moe_search.kernels.rms_norm import rms_norm
+from moe_search.kernels.rotary import rotary
 from moe_search.proxies.model.balancing import BALANCING
 from moe_search.proxies.model.routers import ROUTERS
 from moe_search.proxies.model.routing import Decision, RoutingStatistics, TokenContext
@@ -42,7 +44,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor like ``x`` (…, width)."""
-        return functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), NORM_EPSILON)
+        return rms_norm(x, self.weight, epsilon=NORM_EPSILON)
 
 
 class RotaryPositions(nn.Module):
@@ -55,14 +57,13 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
         angle = torch.outer(torch.arange(max_len, dtype=torch.float64), frequency)
-        sin, cos = angle.sin().float()[:, None], angle.cos().float()[:, None]
-        self.register_buffer("cos", torch.cat((cos, cos), dim=-1), persistent=False)
-        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1), persistent=False)
+        self.register_buffer("cos", angle.cos().float(), persistent=False)
+        self.register_buffer("sin", angle.sin().float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn the heads ``x`` (B, S, heads, C) by their positions 0 to S - 1."""
-        length, half = x.shape[1], x.shape[-1] // 2
-        return x * self.cos[:length].to(x.dtype) + x.roll(half, dims=-1) * self.sin[:length].to(x.dtype)
+        length = x.shape[1]
+        return rotary(x, self.cos[:length], self.sin[:length])
 
 
 class Attention(nn.Module):
@@ -84,10 +85,12 @@ class Attention(nn.Module):
         """Mix ``x`` (B, S, D) along the sequence."""
         batch, length, _ = x.shape
         heads = self.qkv(x).view(batch, length, self.n_heads + 2 * self.n_kv_heads, self.head_dim)
-        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=2)
+        turned, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
-        q, k = self.rotary(q), self.rotary(k)
+            q, k = turned.split((self.n_heads, self.n_kv_heads), dim=2)
+            q, k = self.rotary(self.query_norm(q)), self.rotary(self.key_norm(k))
+        else:
+            q, k = self.rotary(turned).split((self.n_heads, self.n_kv_heads), dim=2)
         out: Tensor = self.output(causal_attention(q, k, v).flatten(2))
         return out
 
