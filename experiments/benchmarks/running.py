@@ -20,6 +20,7 @@ from moe_search.experiments.benchmarks.processes import scaling
 from moe_search.experiments.benchmarks.report import Report
 from moe_search.experiments.benchmarks.timing import pinned
 from moe_search.kernels.moe_ffn import BACKENDS, default_backend
+from moe_search.kernels.native.level import VARIABLE, chosen_level
 from moe_search.scaling.throughput import (
     LayerTime,
     StepShape,
@@ -84,11 +85,19 @@ def _check(wanted: Wanted) -> None:
         raise InvalidInputError(
             "the numbers of a shape mean nothing without one family", where="--shape", fix="--family moe_ffn"
         )
+    if wanted.designs and wanted.shapes:
+        raise InvalidInputError("designs have shapes of their own", where="--designs", fix="leave out --shape")
+    if wanted.processes and wanted.device != "cpu":
+        raise InvalidInputError("processes side by side are timed on cores", where="--processes", fix="--device cpu")
     for name in wanted.dtypes:
         if name not in DTYPES:
             raise InvalidInputError(f"{name!r}", where="--dtype", allowed=", ".join(DTYPES))
     if wanted.device == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError("PyTorch sees no CUDA device", where="--device", allowed="cpu")
+    try:
+        chosen_level()
+    except ValueError as error:
+        raise InvalidInputError(str(error), where="environment", fix=f"unset {VARIABLE}") from None
 
 
 def benchmark(

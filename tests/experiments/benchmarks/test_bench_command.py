@@ -134,6 +134,8 @@ def test_tables_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
         ([*LAYER, "--processes", "2"], "--processes: bench kernels has no such option"),
         ([*STEP, "--skew", "8"], "--skew: bench step has no such option"),
         ([*STEP, "--tokens", "33"], "--tokens: 33 tokens are no whole number of sequences of 16; nearest fix: 32"),
+        ([*STEP, "--designs", "2"], "--designs: designs have shapes of their own"),
+        ([*STEP, "--processes", "2", "--device", "cuda"], "--processes: processes side by side are timed on cores"),
         (["bench", "step", "--shape", "1,16,3,4,2,8,32"], "3 heads"),
         (["bench", "step", "--shape", "1,16,2,4,8,8,32"], "top_k is 8 of 4 experts"),
     ],
@@ -151,6 +153,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], said: str, capsys: pyte
 def test_no_cuda_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*LAYER, "--device", "cuda"]) == 2
     assert "PyTorch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_a_level_that_the_cpu_has_not_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOE_SEARCH_CPU_LEVEL", "avx10000")
+    assert main([*LAYER]) == 2
+    assert "MOE_SEARCH_CPU_LEVEL is 'avx10000'" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_timed(
