@@ -8,6 +8,7 @@ from moe_search.experiments.evaluate import make_evaluate
 from moe_search.experiments.opening import check_unchanged, open_campaign_corpus, open_ledger
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace
+from moe_search.kernels.native.memory import keep_freed_memory
 from moe_search.search.worker import work
 
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -24,6 +25,7 @@ def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[
         log: told what is being done.
     """
     torch.set_num_threads(spec.workers.threads)
+    keep_freed_memory()
     workspace = Workspace(spec)
     ledger = open_ledger(spec, workspace)
     corpus = open_campaign_corpus(spec, log)
