@@ -3,8 +3,8 @@
 //   l = x W^T,   p = softmax(l) or sigmoid(l),   the k largest p + bias are selected,   gates = their p (over their sum)
 //
 // Everything is transposed: a chunk's tokens lie in the lanes of vectors and all rules run down the experts, one lane a
-// token, without a sum or a search across lanes. The k best are a list sorted by insertion, in which an equal key stays
-// behind: of equal scores the lower expert is selected first. NaN counts as the largest score.
+// token, without a sum or a search across lanes. The k best are taken by lists sorted by insertion, in which an equal key
+// stays behind: of equal scores the lower expert is selected first. NaN counts as the largest score.
 //
 // Probabilities (softmax) or sigmoids are what backward needs of the experts that were not selected. Threads own chunks;
 // sums over tokens are added up chunk by chunk in order: results are the same bits at any number of threads.
@@ -32,35 +32,61 @@ struct Shape {
 
 // ---- the k best ----
 
-// Keys and experts of every lane, the largest key first. A list of K lives in registers; K = 0: as long as `size` says.
-template <int K>
-struct Best {
-    static constexpr int ROOM = K ? K : 1;
-    int size;
-    vf few_keys[ROOM], *key;
-    vi few_experts[ROOM], *expert;
+constexpr int LIST = 8;  // so many keys and experts fit the registers
 
-    explicit Best(int k) : size(K ? K : k), key(few_keys), expert(few_experts) {
-        if constexpr (K == 0) key = scratch<8, vf>(k), expert = scratch<9, vi>(k);
-        for (int j = 0; j < size; ++j) key[j] = broadcast(-std::numeric_limits<float>::infinity()), expert[j] = vi{};
-    }
-    Best(const Best&) = delete;
+// Candidates of VL tokens in the order of experts. `bar` is what a place's key is compared with.
+struct Candidates {
+    vf *bar, *key;
+    vi* expert;
 
-    void insert(vf candidate, vi id) {
-        candidate = candidate == candidate ? candidate : broadcast(std::numeric_limits<float>::infinity());
-        candidate = candidate > -FLT_MAX ? candidate : broadcast(-FLT_MAX);  // before a place that is still empty
-#pragma GCC unroll 16
-        for (int j = 0; j < (K ? K : size); ++j) {
-            const vi better = candidate > key[j];
-            const vf key_before = key[j];
-            const vi expert_before = expert[j];
-            key[j] = better ? candidate : key_before;
-            expert[j] = better ? id : expert_before;
-            candidate = better ? key_before : candidate;
-            id = better ? expert_before : id;
-        }
+    // Keys are finite: less is an empty place, more is sure of the first one.
+    void set(int e, vf score) const {
+        score = score < FLT_MAX ? score : broadcast(FLT_MAX);  // NaN too
+        bar[e] = key[e] = score > -FLT_MAX ? score : broadcast(-FLT_MAX);
+        expert[e] = e - vi{};
     }
 };
+
+// Takes the K best out of `n` candidates a lane, in order, and leaves those it has not taken. A candidate is inserted
+// before the first key that is less; what falls out at the end is no less than all that fell out before and were not
+// in the list, so that the next list of K takes it up in front.
+template <int K>
+void take_best(int n, const Candidates& all, vi* taken) {
+    const float infinity = std::numeric_limits<float>::infinity();
+    vf key[K];
+    vi expert[K];
+    for (int j = 0; j < K; ++j) key[j] = broadcast(-infinity), expert[j] = vi{};
+    for (int e = 0; e < n; ++e) {
+        const vf bar = all.bar[e], candidate = all.key[e];
+        const vi id = all.expert[e];
+        const vi falls = bar > key[K - 1];
+        all.bar[e] = falls ? broadcast(infinity) : bar;
+        all.key[e] = falls ? key[K - 1] : candidate;
+        all.expert[e] = falls ? expert[K - 1] : id;
+        vi beats = falls;
+#pragma GCC unroll 8
+        for (int j = K - 1; j > 0; --j) {
+            const vi beats_before = bar > key[j - 1];
+            const vf moved = beats_before ? key[j - 1] : candidate;
+            const vi moved_expert = beats_before ? expert[j - 1] : id;
+            key[j] = beats ? moved : key[j];
+            expert[j] = beats ? moved_expert : expert[j];
+            beats = beats_before;
+        }
+        key[0] = beats ? candidate : key[0];
+        expert[0] = beats ? id : expert[0];
+    }
+    for (int j = 0; j < K; ++j) taken[j] = expert[j];
+}
+
+inline void take_best(int n, int k, const Candidates& all, vi* taken) {
+    for (; k > 0; k -= LIST, taken += LIST) {
+        if (k > 4) take_best<LIST>(n, all, taken);
+        else if (k > 2) take_best<4>(n, all, taken);
+        else if (k > 1) take_best<2>(n, all, taken);
+        else take_best<1>(n, all, taken);
+    }
+}
 
 // ---- forward ----
 
@@ -103,22 +129,23 @@ struct Sums {
     double square_partition = 0.0;
 };
 
-template <int K>
-void select(const Shape& s, const Lanes& lanes, int tokens, const float* bias, vf* probability, Sums& sums,
-            int64_t* index, float* gates) {
-    Best<K> best(s.top_k);
+inline void select(const Shape& s, const Lanes& lanes, int tokens, const float* bias, vf* probability, Sums& sums,
+                   int64_t* index, float* gates) {
+    const Candidates all{scratch<8, vf>(s.experts), scratch<9, vf>(s.experts), scratch<10, vi>(s.experts)};
+    vi* best = scratch<11, vi>(round_up(s.top_k, LIST));
     const vf inverse = 1.0f / lanes.sum;
     for (int e = 0; e < s.experts; ++e) {
         vf value = lanes.at(e);
         const vf share = value * inverse;
         if (!s.sigmoid) lanes.set(e, value = share);
         probability[e] += lanes.live > 0.0f ? share : vf{};
-        best.insert(bias ? value + bias[e] : value, e - vi{});
+        all.set(e, bias ? value + bias[e] : value);
     }
+    take_best(s.experts, s.top_k, all, best);
     for (int t = 0; t < tokens; ++t) {
         float total = 0.0f;
         for (int j = 0; j < s.top_k; ++j) {
-            const int e = best.expert[j][t];
+            const int e = best[j][t];
             index[size_t(t) * s.top_k + j] = e;
             total += gates[size_t(t) * s.top_k + j] = lanes.scores[size_t(e) * STRIDE + t];
             ++sums.counts[e];
@@ -129,16 +156,6 @@ void select(const Shape& s, const Lanes& lanes, int tokens, const float* bias, v
             sums.gate_mass[index[size_t(t) * s.top_k + j]] += gate;
         }
     }
-}
-
-inline void select(const Shape& s, const Lanes& lanes, int tokens, const float* bias, vf* probability, Sums& sums,
-                   int64_t* index, float* gates) {
-    if (s.top_k <= 1) return select<1>(s, lanes, tokens, bias, probability, sums, index, gates);
-    if (s.top_k <= 2) return select<2>(s, lanes, tokens, bias, probability, sums, index, gates);
-    if (s.top_k <= 4) return select<4>(s, lanes, tokens, bias, probability, sums, index, gates);
-    if (s.top_k <= 8) return select<8>(s, lanes, tokens, bias, probability, sums, index, gates);
-    if (s.top_k <= 16) return select<16>(s, lanes, tokens, bias, probability, sums, index, gates);
-    return select<0>(s, lanes, tokens, bias, probability, sums, index, gates);
 }
 
 // W with rows that may be read too far.

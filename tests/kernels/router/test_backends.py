@@ -208,6 +208,16 @@ def test_equal_scores_go_to_the_lower_index(score: str, top_k: int) -> None:
     assert torch.equal(routed.expert_index, torch.arange(top_k).expand(20, top_k))
 
 
+@pytest.mark.parametrize("level", usable_levels())
+@pytest.mark.parametrize("top_k", [1, 2, 4, 5, 8, 9, 16, 19, 40])
+def test_selects_as_a_stable_sort_does(level: str, top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, level)
+    g = torch.Generator().manual_seed(top_k)
+    x = torch.randint(0, 3, (300, 40), generator=g).float()  # a logit an expert, out of three: most are equal
+    routed = route(x, torch.eye(40), top_k=top_k, score="sigmoid", backend="cpu")
+    assert torch.equal(routed.expert_index, x.sort(dim=-1, descending=True, stable=True).indices[:, :top_k])
+
+
 def test_a_bias_of_minus_infinity_selects_nobody_unless_there_is_nobody_else() -> None:
     bias = torch.tensor([0.0, -math.inf, 0.0, -math.inf])
     x, weight = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)
