@@ -44,7 +44,7 @@ class Case:
     tokens: int
     """What a run works off."""
     flops: float
-    """Forward and backward, matrix products alone."""
+    """Forward and backward, matrix products alone; 0 where there are none."""
     baseline: str
     """The contestant that ratios are to."""
     contestants: Sequence[Contestant]

@@ -183,6 +183,6 @@ def _peak(able: list[Contestant], clock: Mapping[str, Mapping[int, float]]) -> C
 def _share_of_peak(
     one: Contestant, case: Case, peak: Contestant | None, clock: Mapping[str, Mapping[int, float]]
 ) -> float | None:
-    if peak is None or peak.flops is None or one.kind == "peak":
+    if peak is None or peak.flops is None or one.kind == "peak" or not case.flops:
         return None
     return ratio(clock[peak.name], clock[one.name]).median * case.flops / peak.flops

@@ -137,7 +137,7 @@ def case_table(outcome: Outcome) -> Table:
             _milliseconds(one.cpu.median),
             f"{_milliseconds(one.time.low)} - {_milliseconds(one.time.high)}",
             "" if one.kind == "peak" else f"{100 * relative.median:.0f} %" if relative else "100 %",
-            f"{one.flops_per_second / 1e9:,.0f}",
+            f"{one.flops_per_second / 1e9:,.0f}" if one.flops else "",
             "" if one.share_of_peak is None else f"{one.share_of_peak:.0%}",
             "" if one.kind == "peak" else numbers.count(case.tokens / one.time.median),
             _kept(one, case.kept_bound),

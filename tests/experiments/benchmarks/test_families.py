@@ -11,6 +11,8 @@ TINY = {
     "moe_ffn": (32, 8, 2, 16),
     "attention": (16, 4, 2, 8),
     "loss_head": (16, 50),
+    "rms_norm": (24,),
+    "rotary": (16, 2, 8),
     "router": (32, 8, 2),
 }
 """A shape that takes milliseconds; a new family needs one here."""
@@ -23,7 +25,8 @@ def test_all_contestants_agree(name: str, dtype: str) -> None:
     case = family.case(TINY[name], Setting(tokens=64, dtype=dtype))
     outcome = measure(case, rounds=1, threads=1, device=torch.device("cpu"))
     assert len(family.dimensions) == len(TINY[name]) == len(case.shape)
-    assert {one.kind for one in outcome.measured} == {"ours", "anchor", "peak"}
+    kinds = {one.kind for one in outcome.measured}
+    assert kinds == ({"ours", "anchor", "peak"} if case.flops else {"ours", "anchor"})
     assert outcome.of(case.baseline) is not None
     errors = {one.name: one.error for one in outcome.measured if one.error is not None}
     assert len(errors) >= 2
@@ -58,7 +61,12 @@ def test_a_skewed_case_times_our_backends_once_more() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "tokens"),
-    [("moe_ffn", (32, 4, 8, 16), 64), ("attention", (16, 4, 3, 8), 64), ("attention", (16, 4, 2, 8), 50)],
+    [
+        ("moe_ffn", (32, 4, 8, 16), 64),
+        ("attention", (16, 4, 3, 8), 64),
+        ("attention", (16, 4, 2, 8), 50),
+        ("rotary", (16, 4, 7), 64),
+    ],
 )
 def test_impossible_shapes_are_refused(name: str, shape: tuple[int, ...], tokens: int) -> None:
     with pytest.raises(InvalidInputError):
