@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_search.experiments.benchmarks.contestants import forget_gradients, run
 from moe_search.experiments.benchmarks.families import Setting
@@ -15,6 +15,15 @@ from moe_search.spaces.errors import ResourceError
 
 WARM_UP_STEPS = 2
 PATIENCE_SECONDS = 600.0
+
+
+class Rate(NamedTuple):
+    """Tokens of one process."""
+
+    wall: float
+    """A second on the wall."""
+    cpu: float
+    """A second of the processor: other programs do not disturb it, a shared cache or memory does."""
 
 
 def scaling(
@@ -39,26 +48,27 @@ def scaling(
         log: told what is being measured.
     """
     log("one process")
-    before = sum(_together(1, shape, setting, threads, seconds))
+    (before,) = _together(1, shape, setting, threads, seconds)
     log(f"{processes} processes at once")
     each = _together(processes, shape, setting, threads, seconds)
     log("one process again")
-    after = sum(_together(1, shape, setting, threads, seconds))
-    alone = (before + after) / 2
+    (after,) = _together(1, shape, setting, threads, seconds)
+    alone, together = (before.wall + after.wall) / 2, sum(rate.wall for rate in each)
     return {
         "processes": processes,
         "threads_each": threads,
         "shape": shape.model_dump(),
         "dtype": setting.dtype,
         "tokens_per_second_alone": alone,
-        "tokens_per_second_alone_before_and_after": [before, after],
-        "tokens_per_second_each": each,
-        "tokens_per_second_together": sum(each),
-        "times": sum(each) / alone,
+        "tokens_per_second_alone_before_and_after": [before.wall, after.wall],
+        "tokens_per_second_each": [rate.wall for rate in each],
+        "tokens_per_second_together": together,
+        "times": together / alone,
+        "times_by_cpu_time": sum(rate.cpu for rate in each) / ((before.cpu + after.cpu) / 2),
     }
 
 
-def _together(processes: int, shape: StepShape, setting: Setting, threads: int, seconds: float) -> list[float]:
+def _together(processes: int, shape: StepShape, setting: Setting, threads: int, seconds: float) -> list[Rate]:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
     shared: dict[str, Any] = {
@@ -92,10 +102,11 @@ def _work(
             run(ours)
             forget_gradients(ours)
         barrier.wait(PATIENCE_SECONDS)
-        began, steps = time.perf_counter(), 0
+        began, cpu_began, steps = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - began < seconds:
             case.fresh(steps)
             run(ours)
             forget_gradients(ours)
             steps += 1
-        results.put(steps * case.tokens / (time.perf_counter() - began))
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+        results.put(Rate(steps * case.tokens / wall, steps * case.tokens / cpu))

@@ -47,11 +47,12 @@ class Report:
             yield _price_table(self.prices)
         if self.scaling is not None:
             table = Table(box=box.SIMPLE_HEAD, title="Processes of one step each", title_justify="left")
-            for heading in ("processes", "tokens/s, all together", "times one"):
+            for heading in ("processes", "tokens/s, all together", "times one", "by CPU time"):
                 table.add_column(heading, justify="right")
             one, many = self.scaling["tokens_per_second_alone"], self.scaling["tokens_per_second_together"]
-            table.add_row("1", f"{one:,.0f}", "1")
-            table.add_row(str(self.scaling["processes"]), f"{many:,.0f}", f"{self.scaling['times']:.2f}")
+            table.add_row("1", f"{one:,.0f}", "1", "1")
+            times = (f"{self.scaling[name]:.2f}" for name in ("times", "times_by_cpu_time"))
+            table.add_row(str(self.scaling["processes"]), f"{many:,.0f}", *times)
             yield table
 
     def save(self, folder: Path) -> tuple[Path, Path]:

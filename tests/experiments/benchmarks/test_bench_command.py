@@ -95,20 +95,21 @@ def test_designs_are_compared_with_what_the_table_says(capsys: pytest.CaptureFix
 def test_two_processes_run_side_by_side() -> None:
     each = processes._together(2, steps.step_shape((1, 16, 2, 4, 2, 8, 32), seq_len=16), Setting(tokens=32), 1, 0.1)
     assert len(each) == 2
-    assert min(each) > 0
+    assert all(rate.wall > 0 and rate.cpu > 0 for rate in each)
 
 
 def test_scaling_is_over_one_process_before_and_after(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = iter([[90.0], [95.0, 95.0], [110.0]])
+    Rate = processes.Rate
+    answers = iter([[Rate(90.0, 200.0)], [Rate(95.0, 180.0)] * 2, [Rate(110.0, 200.0)]])
     asked: list[int] = []
     monkeypatch.setattr(processes, "_together", lambda number, *_: asked.append(number) or next(answers))
     monkeypatch.setattr(running, "pinned", lambda *_: nullcontext((0,)))
     scaling = printed(capsys, *STEP, "--only", "ours", "--processes", "2")["scaling"]
     assert asked == [1, 2, 1]
     assert (scaling["tokens_per_second_alone"], scaling["tokens_per_second_together"]) == (100.0, 190.0)
-    assert scaling["times"] == pytest.approx(1.9)
+    assert (scaling["times"], scaling["times_by_cpu_time"]) == pytest.approx((1.9, 1.8))
 
 
 def test_tables_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
