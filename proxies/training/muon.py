@@ -8,7 +8,9 @@ For a hidden matrix with gradient G, momentum μ and a group's learning rate η 
 At the reference width, where d_in is ``base``, the factor is Moonlight's 0.2 √d_out, with which a step is as large
 (root mean square) as AdamW's, and a learning rate that suits AdamW serves. Away from it η falls as base / d_in, so that
 the spectral norm of a step is 0.2 √base · √(d_out / d_in) times the rate at the reference width: the condition under
-which rates transfer over width. (AdamW's steps have low rank and meet it by η alone.)
+which rates transfer over width. (AdamW's steps have low rank and meet it by η alone.) Tried on 80 steps of real text
+with two dense layers: at widths 32, 64 and 256 the rule's own rate is within 0.006 nats of the best of six, each twice
+the last.
 
 Only matrices between hidden states are treated so: attention and feed-forward projections, each of query, key, value,
 gate and up by itself, and on demand the experts' matrices. Embedding, head, routers and gains keep AdamW, as for them a
