@@ -16,6 +16,7 @@ from moe_search.kernels.attention.cpu import cpu_causal_attention, library
 from moe_search.kernels.attention.passes import PASSES
 from moe_search.kernels.attention.reference import reference_causal_attention
 from moe_search.kernels.attention.sdpa import sdpa_causal_attention
+from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
 
 __all__ = ["BACKENDS", "backend_counts", "causal_attention", "default_backend"]
 
@@ -36,15 +37,12 @@ def backend_counts() -> dict[str, int]:
     return {name: PASSES[name] for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
     if device_type != "cpu":
         return "sdpa", f"PyTorch has its own kernels for {device_type}"
-    if dtype not in {torch.float32, torch.bfloat16}:
-        return "sdpa", f"the compiled backend does not know {dtype}"
-    found = library()
-    return ("sdpa" if found.functions is None else "cpu"), found.reason
+    return compiled_or("sdpa", library, device_type, dtype)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str = "auto") -> Tensor:
@@ -75,18 +73,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = N
     _check(q, k, v)
     name = default_backend(q.device.type, q.dtype)[0] if backend == "auto" else backend
     if name == "cpu":
-        _check_compiled(q)
+        check_compiled("q", q, default_backend("cpu", q.dtype))
     with torch.autocast(q.device.type, enabled=False):
         return BACKENDS[name](q, k, v, scale=q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def _check_compiled(q: Tensor) -> None:
-    if q.device.type != "cpu":
-        raise ValueError(f"q is on {q.device}; backend 'cpu' runs on the CPU")
-    if q.dtype not in {torch.float32, torch.bfloat16}:
-        raise ValueError(f"q is {q.dtype}; backend 'cpu' knows float32 and bfloat16")
-    if default_backend("cpu", q.dtype)[0] != "cpu":
-        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', q.dtype)[1]}")
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
 from moe_search.kernels.loss_head.chunked import chunked_loss_head
 from moe_search.kernels.loss_head.cpu import cpu_loss_head, library
 from moe_search.kernels.loss_head.passes import PASSES
@@ -36,15 +37,10 @@ def backend_counts() -> dict[str, int]:
     return {name: PASSES[name] for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
-    if device_type != "cpu":
-        return "chunked", f"there is no compiled backend for {device_type}"
-    if dtype not in {torch.float32, torch.bfloat16}:
-        return "chunked", f"the compiled backend does not know {dtype}"
-    found = library()
-    return ("chunked" if found.functions is None else "cpu"), found.reason
+    return compiled_or("chunked", library, device_type, dtype)
 
 
 def linear_cross_entropy(
@@ -74,7 +70,7 @@ def linear_cross_entropy(
     _check(hidden, weight, targets)
     name = default_backend(hidden.device.type, hidden.dtype)[0] if backend == "auto" else backend
     if name == "cpu":
-        _check_compiled(hidden)
+        check_compiled("hidden", hidden, default_backend("cpu", hidden.dtype))
     learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         return BACKENDS[name](hidden, weight, targets, learns=learns)
@@ -103,15 +99,6 @@ def sums_by_group(token_nats: Tensor, groups: Tensor, n_groups: int) -> GroupSum
         raise ValueError(f"groups is {groups.dtype}; expected integers")
     member = functional.one_hot(groups.flatten().long(), n_groups)
     return GroupSums(token_nats.detach().flatten().double() @ member.double(), member.sum(dim=0))
-
-
-def _check_compiled(hidden: Tensor) -> None:
-    if hidden.device.type != "cpu":
-        raise ValueError(f"hidden is on {hidden.device}; backend 'cpu' runs on the CPU")
-    if hidden.dtype not in {torch.float32, torch.bfloat16}:
-        raise ValueError(f"hidden is {hidden.dtype}; backend 'cpu' knows float32 and bfloat16")
-    if default_backend("cpu", hidden.dtype)[0] != "cpu":
-        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', hidden.dtype)[1]}")
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
 from moe_search.kernels.router.cpu import cpu_route, library
 from moe_search.kernels.router.passes import PASSES
 from moe_search.kernels.router.reference import expert_usage, reference_route
@@ -45,15 +46,10 @@ def backend_counts() -> dict[str, int]:
     return {name: PASSES[name] for name in BACKENDS}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the backend that "auto" takes on a device for a type, and the reason in a few words."""
-    if device_type != "cpu":
-        return "reference", f"there is no compiled backend for {device_type}"
-    if dtype not in {torch.float32, torch.bfloat16}:
-        return "reference", f"the compiled backend does not know {dtype}"
-    found = library()
-    return ("reference" if found.functions is None else "cpu"), found.reason
+    return compiled_or("reference", library, device_type, dtype)
 
 
 def route(
@@ -92,7 +88,7 @@ def route(
     _check(x, weight, selection_bias, top_k)
     name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
     if name == "cpu":
-        _check_compiled(x)
+        check_compiled("x", x, default_backend("cpu", x.dtype))
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](
@@ -104,15 +100,6 @@ def route(
             normalise_gates=normalise_gates,
             learns=learns,
         )
-
-
-def _check_compiled(x: Tensor) -> None:
-    if x.device.type != "cpu":
-        raise ValueError(f"x is on {x.device}; backend 'cpu' runs on the CPU")
-    if x.dtype not in {torch.float32, torch.bfloat16}:
-        raise ValueError(f"x is {x.dtype}; backend 'cpu' knows float32 and bfloat16")
-    if default_backend("cpu", x.dtype)[0] != "cpu":
-        raise ValueError(f"backend is 'cpu', which is not available: {default_backend('cpu', x.dtype)[1]}")
 
 
 def _check(x: Tensor, weight: Tensor, selection_bias: Tensor | None, top_k: int) -> None:

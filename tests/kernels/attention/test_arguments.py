@@ -52,9 +52,7 @@ def test_the_compiled_backend_refuses_what_it_does_not_know() -> None:
         causal_attention(q, k, v, backend="cpu")
 
 
-@pytest.mark.gpu
 def test_the_compiled_backend_refuses_another_device() -> None:
-    q, k, v = torch.zeros(3, 1, 5, 2, 8, device="cuda")
-    assert causal_attention(q, k, v).device.type == "cuda"
-    with pytest.raises(ValueError, match=r"^q is on cuda:0; backend 'cpu' runs on the CPU"):
+    q, k, v = torch.zeros(3, 1, 5, 2, 8, device="meta")
+    with pytest.raises(ValueError, match=r"^q is on meta; backend 'cpu' runs on the CPU"):
         causal_attention(q, k, v, backend="cpu")
