@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.attention.cpu import cpu_causal_attention, library
-from moe_search.kernels.attention.passes import PASSES
 from moe_search.kernels.attention.reference import reference_causal_attention
 from moe_search.kernels.attention.sdpa import sdpa_causal_attention
 from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.passes import counted
 
 __all__ = ["BACKENDS", "backend_counts", "causal_attention", "default_backend"]
 
@@ -34,7 +34,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("attention", BACKENDS)
 
 
 @constant_in_graphs

@@ -3,12 +3,12 @@
 from torch import Tensor
 from torch.nn import functional
 
-from moe_search.kernels.attention.passes import PASSES
+from moe_search.kernels.passes import count_pass
 
 
 def sdpa_causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """Return the output; arguments as in :func:`moe_search.kernels.attention.causal_attention`, already checked."""
-    PASSES["sdpa"] += 1
+    count_pass("attention", "sdpa")
     mixed = functional.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),

@@ -15,8 +15,8 @@ from torch.nn import functional
 from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
 from moe_search.kernels.loss_head.chunked import chunked_loss_head
 from moe_search.kernels.loss_head.cpu import cpu_loss_head, library
-from moe_search.kernels.loss_head.passes import PASSES
 from moe_search.kernels.loss_head.reference import reference_loss_head
+from moe_search.kernels.passes import counted
 
 __all__ = ["BACKENDS", "GroupSums", "backend_counts", "default_backend", "linear_cross_entropy", "sums_by_group"]
 
@@ -34,7 +34,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("loss_head", BACKENDS)
 
 
 @constant_in_graphs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moe_search.kernels.loss_head.passes import count_pass
+from moe_search.kernels.passes import count_pass
 
 CHUNK_ENTRIES = 2**18
 """Logits in flight at once on a CPU: 1 MiB in float32, which stays in a core's own cache."""
@@ -60,6 +60,6 @@ class SummedCrossEntropy(torch.autograd.Function):
 
 def chunked_loss_head(hidden: Tensor, weight: Tensor, targets: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
     """Return the summed loss and every token's; arguments as in ``linear_cross_entropy``, already checked."""
-    count_pass("chunked")
+    count_pass("loss_head", "chunked")
     total, nats = SummedCrossEntropy.apply(hidden, weight, targets, learns)  # type: ignore[no-untyped-call]
     return total, nats

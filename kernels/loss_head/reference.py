@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_search.kernels.loss_head.passes import count_pass
+from moe_search.kernels.passes import count_pass
 
 
 def reference_loss_head(hidden: Tensor, weight: Tensor, targets: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
@@ -12,7 +12,7 @@ def reference_loss_head(hidden: Tensor, weight: Tensor, targets: Tensor, *, lear
 
     Works in any floating type (float64 for tests); the sum is differentiated by autograd, twice if need be.
     """
-    count_pass("reference")
+    count_pass("loss_head", "reference")
     with torch.set_grad_enabled(learns):
         logits = functional.linear(hidden, weight.to(hidden.dtype))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

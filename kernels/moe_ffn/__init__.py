@@ -15,9 +15,9 @@ from moe_search.kernels.backends import check_compiled, check_finite, compiled_o
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
 from moe_search.kernels.moe_ffn.cpu import cpu_moe_ffn, library
 from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
-from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.moe_ffn.reference import reference_moe_ffn
 from moe_search.kernels.moe_ffn.triton import triton_moe_ffn, why_not
+from moe_search.kernels.passes import counted
 
 __all__ = ["ACTIVATIONS", "BACKENDS", "backend_counts", "default_backend", "moe_ffn"]
 
@@ -37,7 +37,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("moe_ffn", BACKENDS)
 
 
 @constant_in_graphs

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from moe_search.kernels.moe_ffn.activations import Activation
-from moe_search.kernels.moe_ffn.passes import PASSES
+from moe_search.kernels.passes import count_pass
 
 ROW_QUANTUM = 32
 """Rows of an expert's slice are padded to a multiple of this."""
@@ -152,7 +152,7 @@ def grouped_moe_ffn(
     x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, activation: Activation
 ) -> Tensor:
     """Return the layer's output (T, D); arguments as in :func:`moe_search.kernels.moe_ffn.moe_ffn`, already checked."""
-    PASSES["grouped"] += 1
+    count_pass("moe_ffn", "grouped")
     if expert_index.numel() == 0:
         # No assignment: the output is zero, and connected to every argument as the reference's is.
         return x * 0 + 0 * (w_up.sum() + w_down.sum() + gates.sum()).to(x.dtype)

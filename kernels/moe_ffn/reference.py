@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import Activation
-from moe_search.kernels.moe_ffn.passes import PASSES
+from moe_search.kernels.passes import count_pass
 
 
 def reference_moe_ffn(
@@ -14,7 +14,7 @@ def reference_moe_ffn(
 
     Works in any floating type (float64 for tests) and is differentiated by autograd, twice if need be.
     """
-    PASSES["reference"] += 1
+    count_pass("moe_ffn", "reference")
     out = torch.zeros_like(x)
     for expert, (up, down) in enumerate(zip(w_up.unbind(), w_down.unbind(), strict=True)):
         token, slot = torch.where(expert_index == expert)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.passes import counted
 from moe_search.kernels.rms_norm.cpu import cpu_rms_norm, library
-from moe_search.kernels.rms_norm.passes import PASSES
 from moe_search.kernels.rms_norm.reference import reference_rms_norm
 
 __all__ = ["BACKENDS", "backend_counts", "default_backend", "rms_norm"]
@@ -30,7 +30,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType({"reference": reference_rms_n
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("rms_norm", BACKENDS)
 
 
 @constant_in_graphs

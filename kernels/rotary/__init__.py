@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.passes import counted
 from moe_search.kernels.rotary.cpu import cpu_rotary, library
-from moe_search.kernels.rotary.passes import PASSES
 from moe_search.kernels.rotary.reference import reference_rotary
 
 __all__ = ["BACKENDS", "backend_counts", "default_backend", "rotary"]
@@ -30,7 +30,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType({"reference": reference_rotar
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("rotary", BACKENDS)
 
 
 @constant_in_graphs

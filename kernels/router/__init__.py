@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.passes import counted
 from moe_search.kernels.router.cpu import cpu_route, library
-from moe_search.kernels.router.passes import PASSES
 from moe_search.kernels.router.reference import expert_usage, reference_route
 from moe_search.kernels.router.routed import Routed
 
@@ -43,7 +43,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType({"reference": reference_route
 
 def backend_counts() -> dict[str, int]:
     """Return how many forward passes each backend has done in this process."""
-    return {name: PASSES[name] for name in BACKENDS}
+    return counted("router", BACKENDS)
 
 
 @constant_in_graphs

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_search.kernels.router.passes import count_pass
+from moe_search.kernels.passes import count_pass
 from moe_search.kernels.router.routed import Routed
 
 
@@ -27,7 +27,7 @@ def reference_route(
     learns: bool,
 ) -> Routed:
     """Return the decisions; arguments as in :func:`moe_search.kernels.router.route`, already checked."""
-    count_pass("reference")
+    count_pass("router", "reference")
     with torch.set_grad_enabled(learns):
         dtype = torch.promote_types(x.dtype, torch.float32)
         logits = functional.linear(x.to(dtype), weight.to(dtype))

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_search.kernels.attention.passes import PASSES
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
+from moe_search.kernels.passes import count_pass
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -34,7 +34,7 @@ def _sizes(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float |
 @torch.library.custom_op("moe_search::causal_attention_cpu", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return the output like ``q`` and the log-sum-exp (batch, n_heads, seq) of the scores, to base 2."""
-    PASSES["cpu"] += 1
+    count_pass("attention", "cpu")
     q, k, v = (_with_whole_rows(x) for x in (q, k, v))
     out, log_totals = q.new_empty(q.shape), q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
     library().call(f"attention_forward_{_SUFFIX[q.dtype]}", *_sizes(q, k, v, scale), q, k, v, out, log_totals)

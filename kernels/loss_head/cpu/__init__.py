@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_search.kernels.loss_head.passes import PASSES
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
+from moe_search.kernels.passes import count_pass
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -30,7 +30,7 @@ def _forward(
     learns: bool,  # noqa: FBT001 -- operators know no keywords
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the sum (), the tokens' losses (tokens,), and the gradients of the sum, empty unless ``learns``."""
-    PASSES["cpu"] += 1
+    count_pass("loss_head", "cpu")
     total, nats, grad_hidden, grad_weight = _outputs(hidden, weight, learns=learns)
     (tokens, d_model), vocabulary = hidden.shape, len(weight)
     given = hidden, weight.to(hidden.dtype), targets

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import Activation
-from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
+from moe_search.kernels.passes import count_pass
 
 _CODES = {"swiglu": 0, "geglu": 1, "relu2": 2, "gelu": 3}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -34,7 +34,7 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
     x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
     """Return the output (tokens, d_model) and the pre-activations (tokens * top_k, 2f or f), sorted by expert."""
-    PASSES["cpu"] += 1
+    count_pass("moe_ffn", "cpu")
     out, h = torch.empty_like(x), x.new_empty(expert_index.numel(), w_up.shape[1])
     sizes = _sizes(x, w_up, w_down, expert_index, activation)
     library().call(f"moe_ffn_forward_{_SUFFIX[x.dtype]}", *sizes, x, w_up, w_down, expert_index, gates, out, h)

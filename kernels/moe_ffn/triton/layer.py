@@ -30,7 +30,6 @@ import triton
 from torch import Tensor
 
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS
-from moe_search.kernels.moe_ffn.passes import PASSES
 from moe_search.kernels.moe_ffn.triton.combine import sum_by_token
 from moe_search.kernels.moe_ffn.triton.products import (
     hidden_gradient,
@@ -40,6 +39,7 @@ from moe_search.kernels.moe_ffn.triton.products import (
 )
 from moe_search.kernels.moe_ffn.triton.routing import Plan, cut_tiles, plan, slots_of_rows, sort_slots
 from moe_search.kernels.moe_ffn.triton.tuning import SMALLEST_BLOCK, matmul_precision
+from moe_search.kernels.passes import count_pass
 
 
 def _plan(x: Tensor, expert_index: Tensor, n_experts: int) -> Plan:
@@ -99,7 +99,7 @@ def forward(
     keep: bool,  # noqa: FBT001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the output (T, D), and for backward: H (S, 2F or F; no rows unless ``keep``), row_of_slot, group_start."""
-    PASSES["triton"] += 1
+    count_pass("moe_ffn", "triton")
     x, w_up, w_down, expert_index = (t.contiguous() for t in (x, w_up, w_down, expert_index))
     n_experts, d_expert, d_model = w_down.shape
     n_slots, top_k = expert_index.numel(), expert_index.shape[1]

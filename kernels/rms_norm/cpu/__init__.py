@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
-from moe_search.kernels.rms_norm.passes import PASSES
+from moe_search.kernels.passes import count_pass
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -21,7 +21,7 @@ def library() -> NativeLibrary:
 @torch.library.custom_op("moe_search::rms_norm_cpu", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the output and each row's factor (rows,), of ``x`` (rows, width)."""
-    PASSES["cpu"] += 1
+    count_pass("rms_norm", "cpu")
     out, factor = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
     sizes = *x.shape, n_threads()
     library().call(f"rms_norm_forward_{_SUFFIX[x.dtype]}", *sizes, epsilon, x, weight, out, factor)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
-from moe_search.kernels.rotary.passes import PASSES
+from moe_search.kernels.passes import count_pass
 
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -21,7 +21,8 @@ def library() -> NativeLibrary:
 @torch.library.custom_op("moe_search::rotary_cpu", mutates_args=())
 def _turn(x: Tensor, cosines: Tensor, sines: Tensor, sign: float) -> Tensor:
     """Return ``x`` (batch, seq, heads, head_dim) turned by its positions' angles, or back (``sign`` -1)."""
-    PASSES["cpu"] += sign > 0
+    if sign > 0:
+        count_pass("rotary", "cpu")
     if x.stride(-1) != 1:
         x = x.contiguous()
     out = x.new_empty(x.shape)

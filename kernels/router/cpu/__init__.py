@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
-from moe_search.kernels.router.passes import PASSES
+from moe_search.kernels.passes import count_pass
 from moe_search.kernels.router.routed import Routed
 
 _CHUNK, _STRIDE = 128, 144
@@ -39,7 +39,7 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
 
     That is the scores, empty unless ``learns``, and the logs of the softmax denominators.
     """
-    PASSES["cpu"] += 1
+    count_pass("router", "cpu")
     (tokens, d_model), experts = x.shape, len(weight)
     made = _outputs(x, weight, top_k, learns=learns)
     bias = x.new_empty(0) if selection_bias is None else selection_bias
