@@ -88,20 +88,31 @@ def moe_ffn(
         raise ValueError(f"activation is {activation!r}; known: {', '.join(ACTIVATIONS)}")
     if backend not in {"auto", *BACKENDS}:
         raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, w_up, w_down = x.to(dtype), w_up.to(dtype), w_down.to(dtype)
-    _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated)
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if autocast:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated, weights_of_type=not autocast)
     if not finite:
         check_finite(x=x, w_up=w_up, w_down=w_down, gates=gates)
     name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
     if name == "cpu":
         check_compiled("x", x, default_backend("cpu", x.dtype))
+    if name != "cpu":  # which rounds float32 weights as it packs them
+        w_up, w_down = w_up.to(x.dtype), w_down.to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](x, w_up, w_down, expert_index, gates, activation=ACTIVATIONS[activation])
 
 
-def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, gated: bool) -> None:
+def _check(
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    expert_index: Tensor,
+    gates: Tensor,
+    *,
+    gated: bool,
+    weights_of_type: bool,
+) -> None:
     for name, tensor, dimensions in (
         ("x", x, "(tokens, d_model)"),
         ("w_down", w_down, "(n_experts, d_expert, d_model)"),
@@ -123,7 +134,7 @@ def _check(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates:
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise ValueError(f"x is {x.dtype}; expected float32, bfloat16 or float64")
     for name, tensor in (("w_up", w_up), ("w_down", w_down)):
-        if tensor.dtype != x.dtype:
+        if weights_of_type and tensor.dtype != x.dtype:
             raise ValueError(f"{name} is {tensor.dtype} but x is {x.dtype}")
     if not gates.is_floating_point():
         raise ValueError(f"gates is {gates.dtype}; expected a floating type")

@@ -72,13 +72,20 @@ inline size_t packed_size(int k, int n) {
 
 // ---- packing ----
 
+// VL elements as halves, rounded if need be.
+inline vh load_half(const bf16* p) { return load_raw<vh>(p); }
+inline vh load_half(const float* p) { return narrow(load(p)); }
+
 template <class P, class T>
 inline typename P::vector load_units(const T* p, int elements) {
     if constexpr (P::depth == 2) {
-        if (elements >= 2 * VL) return load_raw<vu>(p);
         T buffer[2 * VL] = {};
-        if (elements > 0) std::memcpy(buffer, p, sizeof(T) * elements);
-        return load_raw<vu>(buffer);
+        if (elements < 2 * VL) {
+            if (elements > 0) std::memcpy(buffer, p, sizeof(T) * elements);
+            p = buffer;
+        }
+        const vh half[2] = {load_half(p), load_half(p + VL)};
+        return load_raw<vu>(half);
     } else {
         return load(p, elements);
     }
@@ -122,13 +129,13 @@ inline void pack_panel(Row row, int k, int n, int width, typename P::unit* out) 
             for (int j = 0; j < width; j += VL) {
                 vh low, high;
                 if (n - j >= VL) {
-                    low = load_raw<vh>(first + j);
-                    high = load_raw<vh>(second ? second + j : zeros);
+                    low = load_half(first + j);
+                    high = load_half(second ? second + j : zeros);
                 } else {
                     T a[VL] = {}, b[VL] = {};
                     std::memcpy(a, first + j, sizeof(T) * (n - j));
                     if (second) std::memcpy(b, second + j, sizeof(T) * (n - j));
-                    low = load_raw<vh>(a), high = load_raw<vh>(b);
+                    low = load_half(a), high = load_half(b);
                 }
                 const vu pair = __builtin_convertvector(low, vu) | (__builtin_convertvector(high, vu) << 16);
                 std::memcpy(out + j, &pair, sizeof pair);

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_search.kernels.backends import constant_in_graphs
 from moe_search.kernels.moe_ffn.activations import Activation
 from moe_search.kernels.native.level import chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
 from moe_search.kernels.passes import count_pass
 
 _CODES = {"swiglu": 0, "geglu": 1, "relu2": 2, "gelu": 3}
-_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def library() -> NativeLibrary:
@@ -24,9 +25,19 @@ def library() -> NativeLibrary:
     return native_library(Path(__file__).with_name("moe_ffn.cpp"), chosen_level())
 
 
+@constant_in_graphs
+def rounds_weights() -> bool:
+    """Return whether float32 weights can be rounded to bfloat16 as they are packed."""
+    return library().level == "avx512_bf16"
+
+
 def _sizes(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, activation: str) -> tuple[int, ...]:
     (tokens, d_model), (experts, d_expert, _) = x.shape, w_down.shape
     return tokens, expert_index.shape[1], d_model, d_expert, experts, _CODES[activation], n_threads()
+
+
+def _types(x: Tensor, weight: Tensor) -> str:
+    return f"{_NAMES[x.dtype]}_{_NAMES[weight.dtype]}"
 
 
 @torch.library.custom_op("moe_search::moe_ffn_cpu", mutates_args=())
@@ -37,7 +48,7 @@ def _forward(  # noqa: PLR0917 -- operators know no keywords
     count_pass("moe_ffn", "cpu")
     out, h = torch.empty_like(x), x.new_empty(expert_index.numel(), w_up.shape[1])
     sizes = _sizes(x, w_up, w_down, expert_index, activation)
-    library().call(f"moe_ffn_forward_{_SUFFIX[x.dtype]}", *sizes, x, w_up, w_down, expert_index, gates, out, h)
+    library().call(f"moe_ffn_forward_{_types(x, w_up)}", *sizes, x, w_up, w_down, expert_index, gates, out, h)
     return out, h
 
 
@@ -61,7 +72,7 @@ def _backward(  # noqa: PLR0917
     made = torch.empty_like(x), torch.empty_like(w_up), torch.empty_like(w_down), torch.empty_like(gates)
     sizes = _sizes(x, w_up, w_down, expert_index, activation)
     given = (grad, x, w_up, w_down, expert_index, gates, h)
-    library().call(f"moe_ffn_backward_{_SUFFIX[x.dtype]}", *sizes, *given, *made)
+    library().call(f"moe_ffn_backward_{_types(x, w_up)}", *sizes, *given, *made)
     return made
 
 
@@ -90,8 +101,14 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 def cpu_moe_ffn(
     x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, gates: Tensor, *, activation: Activation
 ) -> Tensor:
-    """Return the layer's output; arguments as in :func:`moe_search.kernels.moe_ffn.moe_ffn`, already checked."""
-    index = expert_index.long().contiguous()
+    """Return the layer's output; arguments as in :func:`moe_search.kernels.moe_ffn.moe_ffn`, already checked.
+
+    Weights of another type than ``x`` are rounded to it: float32 ones as they are packed, where the CPU has bfloat16
+    products, and then their gradients are not rounded.
+    """
+    if not (w_up.dtype == w_down.dtype == torch.float32 and rounds_weights()):
+        w_up, w_down = w_up.to(x.dtype), w_down.to(x.dtype)
+    index = expert_index.int().contiguous()
     out: Tensor = _forward(
         x.contiguous(), w_up.contiguous(), w_down.contiguous(), index, gates.float().contiguous(), activation.name
     )[0]

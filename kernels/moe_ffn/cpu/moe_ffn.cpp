@@ -102,7 +102,7 @@ struct Routes {
     std::vector<int32_t> first;  // (experts, threads): first row of an expert's tokens that a thread owns; then the end
     int threads;
 
-    Routes(const Shape& s, const int64_t* index)
+    Routes(const Shape& s, const int32_t* index)
         : token(size_t(s.tokens) * s.top_k), slot(token.size()), first(s.experts * s.threads + 1), threads(s.threads) {
         std::vector<int32_t> next(first.size() - 1, 0);
         auto every_slot = [&](auto f) {
@@ -132,8 +132,9 @@ struct Routes {
 
 // ---- forward ----
 
-template <class T>
-void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const int64_t* index, const float* gates,
+// T: type of the activations; W: of the weights, which are rounded to T as they are packed.
+template <class T, class W>
+void forward(const Shape& s, const T* x, const W* w_up, const W* w_down, const int32_t* index, const float* gates,
              T* out, T* pre) {
     using P = typename product_of<T>::type;
     using U = typename P::unit;
@@ -155,10 +156,10 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
         for (int e = 0; e < s.experts; ++e) {
             const int r0 = routes.begin(e, t), r1 = routes.end(e, t);
             if (r0 == r1) continue;
-            const T* we_up = w_up + size_t(e) * hidden * d;
-            const T* we_down = w_down + size_t(e) * f * d;
-            pack_transposed<P, T>([&](int j) { return we_up + size_t(j) * d; }, d, hidden, up);
-            pack<P, T>([&](int i) { return we_down + size_t(i) * d; }, f, d, down);
+            const W* we_up = w_up + size_t(e) * hidden * d;
+            const W* we_down = w_down + size_t(e) * f * d;
+            pack_transposed<P, W>([&](int j) { return we_up + size_t(j) * d; }, d, hidden, up);
+            pack<P, W>([&](int i) { return we_down + size_t(i) * d; }, f, d, down);
             for (int r = r0; r < r1; r += ROWS) {
                 const int m = r1 - r < ROWS ? r1 - r : ROWS;
                 const int32_t* token = routes.token.data() + r;
@@ -196,14 +197,14 @@ void forward(const Shape& s, const T* x, const T* w_up, const T* w_down, const i
 // ---- backward ----
 
 // dw[m, d] (+)= left[rows, m]^T right[rows, d] over an expert's rows; `right` is gathered by token.
-template <class P, class T>
+template <class P, class T, class W>
 void add_weight_gradient(int m, int d, int rows, const typename P::element* left, int left_row, const T* right,
-                         const int32_t* token, int first_column, int columns, T* dw) {
+                         const int32_t* token, int first_column, int columns, W* dw) {
     using U = typename P::unit;
     using E = typename P::element;
     U* panel = scratch<5, U>(size_t(CHUNK) * NR);
     U* pairs = scratch<6, U>(P::depth == 1 ? 0 : size_t(CHUNK) * (round_up(m, VL) + SPARE));
-    const bool in_place = sizeof(T) == 4;
+    const bool in_place = sizeof(W) == 4;
     float* sums = in_place ? reinterpret_cast<float*>(dw) + first_column : scratch<7, float>(size_t(m) * columns);
     const ptrdiff_t sums_row = in_place ? d : columns;
     for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
@@ -238,9 +239,9 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
                 store(dw + size_t(i) * d + first_column + j, load(sums + i * sums_row + j, columns - j), columns - j);
 }
 
-template <class T>
-void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T* w_down, const int64_t* index,
-              const float* gates, const T* pre, T* dx, T* dw_up, T* dw_down, float* dgates) {
+template <class T, class W>
+void backward(const Shape& s, const T* dout, const T* x, const W* w_up, const W* w_down, const int32_t* index,
+              const float* gates, const T* pre, T* dx, W* dw_up, W* dw_down, float* dgates) {
     using P = typename product_of<T>::type;
     using U = typename P::unit;
     using E = typename P::element;
@@ -280,10 +281,10 @@ void backward(const Shape& s, const T* dout, const T* x, const T* w_up, const T*
                 for (int e = waves[w]; e < waves[w + 1]; ++e) {
                     const int r0 = routes.begin(e, t), r1 = routes.end(e, t);
                     if (r0 == r1) continue;
-                    const T* we_up = w_up + size_t(e) * hidden * d;
-                    const T* we_down = w_down + size_t(e) * f * d;
-                    pack_transposed<P, T>([&](int j) { return we_down + size_t(j) * d; }, d, f, down);
-                    pack<P, T>([&](int i) { return we_up + size_t(i) * d; }, hidden, d, up);
+                    const W* we_up = w_up + size_t(e) * hidden * d;
+                    const W* we_down = w_down + size_t(e) * f * d;
+                    pack_transposed<P, W>([&](int j) { return we_down + size_t(j) * d; }, d, f, down);
+                    pack<P, W>([&](int i) { return we_up + size_t(i) * d; }, hidden, d, up);
                     for (int r = r0; r < r1; r += ROWS) {
                         const int m = r1 - r < ROWS ? r1 - r : ROWS;
                         const int32_t* token = routes.token.data() + r;
@@ -355,24 +356,27 @@ int guarded(F f) {
 
 using moe::bf16;
 
-#define MOE_FFN(suffix, T)                                                                                             \
+#define MOE_FFN(suffix, T, W)                                                                                          \
     extern "C" int moe_ffn_forward_##suffix(int tokens, int top_k, int d_model, int d_expert, int experts,             \
-                                            int activation, int threads, const T* x, const T* w_up, const T* w_down,   \
-                                            const int64_t* index, const float* gates, T* out, T* pre) {                \
+                                            int activation, int threads, const T* x, const W* w_up, const W* w_down,   \
+                                            const int32_t* index, const float* gates, T* out, T* pre) {                \
         return moe::guarded([&] {                                                                                      \
-            moe::forward<T>({tokens, top_k, d_model, d_expert, experts, activation, threads}, x, w_up, w_down, index,  \
-                            gates, out, pre);                                                                          \
+            moe::forward<T, W>({tokens, top_k, d_model, d_expert, experts, activation, threads}, x, w_up, w_down,      \
+                               index, gates, out, pre);                                                                \
         });                                                                                                            \
     }                                                                                                                  \
     extern "C" int moe_ffn_backward_##suffix(                                                                          \
         int tokens, int top_k, int d_model, int d_expert, int experts, int activation, int threads, const T* dout,     \
-        const T* x, const T* w_up, const T* w_down, const int64_t* index, const float* gates, const T* pre, T* dx,     \
-        T* dw_up, T* dw_down, float* dgates) {                                                                         \
+        const T* x, const W* w_up, const W* w_down, const int32_t* index, const float* gates, const T* pre, T* dx,     \
+        W* dw_up, W* dw_down, float* dgates) {                                                                         \
         return moe::guarded([&] {                                                                                      \
-            moe::backward<T>({tokens, top_k, d_model, d_expert, experts, activation, threads}, dout, x, w_up, w_down,  \
-                             index, gates, pre, dx, dw_up, dw_down, dgates);                                           \
+            moe::backward<T, W>({tokens, top_k, d_model, d_expert, experts, activation, threads}, dout, x, w_up,       \
+                                w_down, index, gates, pre, dx, dw_up, dw_down, dgates);                                \
         });                                                                                                            \
     }
 
-MOE_FFN(f32, float)
-MOE_FFN(bf16, bf16)
+MOE_FFN(f32_f32, float, float)
+MOE_FFN(bf16_bf16, bf16, bf16)
+#if defined(__AVX512BF16__)
+MOE_FFN(bf16_f32, bf16, float)
+#endif

@@ -210,7 +210,7 @@ def test_compiles_in_one_graph() -> None:
 def test_operators_keep_their_contract() -> None:
     p = problem(30, 8, 4, 2, 8, dtype=torch.float32)
     x, w_up, w_down, expert_index, gates = p
-    torch.library.opcheck(torch.ops.moe_search.moe_ffn_cpu, (x, w_up, w_down, expert_index, gates, "swiglu"))
+    torch.library.opcheck(torch.ops.moe_search.moe_ffn_cpu, (x, w_up, w_down, expert_index.int(), gates, "swiglu"))
 
 
 def saved_bytes(p: Problem, backend: str) -> int:
@@ -263,6 +263,26 @@ def test_int32_indices_and_gates_of_higher_precision(backend: str) -> None:
     wanted = moe_ffn(*p, backend=backend)
     got = moe_ffn(p.x, p.w_up, p.w_down, p.expert_index.int(), p.gates.float(), backend=backend)
     assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("level", usable_levels())
+def test_autocast_rounds_float32_weights_like_a_cast_and_not_their_gradients(
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, level)
+    p = problem(300, 33, 6, 2, 13, dtype=torch.float32)
+    x = p.x.detach().bfloat16().requires_grad_()
+    rounded = Problem(x, p.w_up.bfloat16(), p.w_down.bfloat16(), p.expert_index, p.gates)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = moe_ffn(x, *p[1:], backend="cpu")
+    wanted = moe_ffn(*rounded, backend="cpu")
+    assert torch.equal(out, wanted)
+    got = torch.autograd.grad(out.float().square().sum(), (x, p.w_up, p.w_down))
+    want = torch.autograd.grad(wanted.float().square().sum(), (x, p.w_up, p.w_down))
+    assert torch.equal(got[0], want[0])
+    for mine, cast in zip(got[1:], want[1:], strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine.bfloat16().float(), cast)
 
 
 def test_autocast_casts_inputs_and_returns_gradients_in_float32() -> None:
