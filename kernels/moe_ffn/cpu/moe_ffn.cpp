@@ -24,7 +24,7 @@ namespace moe {
 enum Activation { SWIGLU = 0, GEGLU = 1, RELU2 = 2, GELU = 3 };
 constexpr bool is_gated(int activation) { return activation <= GEGLU; }
 
-constexpr int CHUNK = 256;  // rows of a weight gradient summed in registers: their panel stays in the nearest caches
+constexpr int CHUNK = 512;  // rows of a weight gradient summed in registers: their panel stays in the nearest caches
 constexpr int WAVE = 512;   // rows a thread whose gradients of h wait, in its cache, for the second half of backward
 
 struct Shape {
@@ -196,7 +196,7 @@ void forward(const Shape& s, const T* x, const W* w_up, const W* w_down, const i
 
 // ---- backward ----
 
-// dw[m, d] (+)= left[rows, m]^T right[rows, d] over an expert's rows; `right` is gathered by token.
+// dw[m, d] = left[rows, m]^T right[rows, d] over an expert's rows; `right` is gathered by token.
 template <class P, class T, class W>
 void add_weight_gradient(int m, int d, int rows, const typename P::element* left, int left_row, const T* right,
                          const int32_t* token, int first_column, int columns, W* dw) {
@@ -207,7 +207,8 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
     const bool in_place = sizeof(W) == 4;
     float* sums = in_place ? reinterpret_cast<float*>(dw) + first_column : scratch<7, float>(size_t(m) * columns);
     const ptrdiff_t sums_row = in_place ? d : columns;
-    for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
+    if (rows == 0)
+        for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
     for (int r = 0; r < rows; r += CHUNK) {
         const int n = rows - r < CHUNK ? rows - r : CHUNK;
         const U* a;
@@ -230,7 +231,7 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
             const int some = columns - j < NR ? columns - j : NR;
             pack_panel<P, T>([&](int i) { return right + size_t(token[r + i]) * d + first_column + j; }, n, some,
                              round_up(some, VL), panel);
-            multiply<P>(m, some, n, a, 1, a_step, panel, Place{sums + j, sums_row, true});
+            multiply<P>(m, some, n, a, 1, a_step, panel, Place{sums + j, sums_row, r > 0});
         }
     }
     if (!in_place)
