@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from moe_search.kernels.native.memory import keep_freed_memory
 from moe_search.spaces.errors import InvalidInputError
 
 LEAST_ROUNDS = 3
@@ -79,6 +80,7 @@ def pinned(threads: int, first: int = 0) -> Iterator[tuple[int, ...]]:
             allowed=f"1 to {len(allowed)} in all processes together",
         )
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as training does: page faults are nobody's kernel
     if can_pin:
         os.sched_setaffinity(0, cores)
     try:
