@@ -109,7 +109,7 @@ class _Layer:
         def on(backend: str, *, skewed: bool) -> Tensor:
             experts = self.skewed_experts if skewed else self.experts
             gates = self.skewed_gates if skewed else self.gates
-            return moe_ffn(self.x, self.w_up, self.w_down, experts, gates, backend=backend, finite=True)  # as in training
+            return moe_ffn(self.x, self.w_up, self.w_down, experts, gates, backend=backend, finite=True)
 
         found = [Contestant(name, partial(on, name, skewed=False), kind="ours", leaves=leaves) for name in BACKENDS]
         if skew is not None:
