@@ -40,7 +40,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
         ("a.jsonl", b'\n{"text": "\\ud83d"}', r"a\.jsonl: line 2 has half a surrogate pair"),
         ("a.jsonl.gz", b"no gzip at all", r"a\.jsonl\.gz: it cannot be read"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-9], r"a\.jsonl\.gz: it cannot be read"),
-        ("a.jsonl.gz", gzip.compress(bytes(range(200)), mtime=0)[:10] + b"\xff" * 60, r"a\.jsonl\.gz: it cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b"x", mtime=0)[:10] + b"\xff" * 60, r"a\.jsonl\.gz: it cannot be read"),
         ("a.parquet", b"x", r"a\.parquet: the suffix is none of \.txt"),
     ],
 )
