@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,19 +44,18 @@ HEAVY = (
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy_and_answers_at_once(arguments: list[str]) -> None:
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys, time; began = time.process_time();"
+        "import sys;"
         "from moe_search.experiments.cli import main;"
         f"code = main({arguments});"
-        "print(time.process_time() - began, code,"
+        "print(code,"
         f" [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, exit_code, *loaded = done.stderr.split(maxsplit=2)
+    exit_code, *loaded = done.stderr.split(maxsplit=1)
     assert exit_code == "0"
     assert loaded == ["[]\n"]
-    assert float(seconds) < 0.5, "CPU seconds, so that a busy machine does not matter"
 
 
 def test_the_verbs_are_those_of_the_design() -> None:
@@ -146,14 +144,12 @@ def test_init_writes_a_campaign_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert load_spec(tmp_path / "campaign.yaml").folder == tmp_path / "results"
 
 
-def test_plan_trains_nothing_and_is_quick(
+def test_plan_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["init", "."]) == 0
-    began = time.process_time()
     assert main(["plan", "campaign.yaml", "--json"]) == 0
-    assert time.process_time() - began < 60
     plan = json.loads(capsys.readouterr().out)
     assert sum(proxy["train_flops"] for proxy in plan["initial"]) == pytest.approx(plan["initial_flops"])
     assert plan["initial_flops"] + plan["remaining_flops"] == pytest.approx(plan["budget_flops"])
