@@ -24,4 +24,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_large_blocks_are_kept() -> None:
     said = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True, timeout=120)
     pages = 2**26 // 4096
-    assert int(said.stdout) < pages  # ten mappings would be ten times as many
+    assert int(said.stdout) < 3 * pages  # ten mappings are ten times the pages
