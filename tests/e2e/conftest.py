@@ -32,7 +32,7 @@ ladder:
   sizes: [12_000, 30_000]
   tokens: [12_288, 24_576]
 shape: {{seq_len: 64, head_dim: 8, d_model_multiple: 8}}
-training: {{batch_tokens: 512, warmup_steps: 4, evaluation_tokens: 1024, checkpoint_seconds: 0.2}}
+training: {{batch_tokens: 512, warmup_steps: 4, evaluation_tokens: 1024, checkpoint_seconds: 0.02}}
 budget: {{train_flops: {budget}}}
 target: {{train_flops: 1.0e+18}}
 laws: [joint, chinchilla]

@@ -132,12 +132,14 @@ def test_dense_models_and_auxiliary_losses_train(
 
 
 def test_bf16_autocast_trains_to_about_the_same_loss(train: Callable[..., list[Run]], recipe: TrainingRecipe) -> None:
-    (exact,) = train(horizons=[60 * BATCH])
-    (rounded,) = train(horizons=[60 * BATCH], recipe=recipe.replace(precision="bf16"))
+    (exact,) = train(horizons=[20 * BATCH])
+    (rounded,) = train(horizons=[20 * BATCH], recipe=recipe.replace(precision="bf16"))
     assert exact.loss is not None
+    assert exact.unigram_loss is not None
     assert rounded.loss is not None
     assert rounded.loss != exact.loss
-    assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
+    learned = exact.unigram_loss - exact.loss
+    assert abs(rounded.loss - exact.loss) < 0.15 * learned  # later, runs that differ in a bit drift apart by as much
 
 
 def test_a_compiled_step_is_the_same_step(
