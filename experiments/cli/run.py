@@ -53,8 +53,9 @@ def run(
         print_json(as_json(conclusion.recommendation, conclusion.predictor))
         return
     if conclusion.comparison is not None:
-        out.print("[heading]Scaling laws on the held-out largest scale[/heading] (* lowest held-out error)")
+        out.print("[heading]Scaling laws on the held-out largest scale[/heading]")
         out.print(fits_table(list(conclusion.comparison.fits), conclusion.comparison.chosen))
+        out.print(f"* {conclusion.comparison.chosen} has {conclusion.comparison.reason}", soft_wrap=True)
     out.print(recommendation_panel(conclusion.recommendation, conclusion.predictor))
     for line in conclusion_lines(conclusion, shown(campaign.folder)):
         out.print(line, soft_wrap=True)
