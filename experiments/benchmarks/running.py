@@ -18,7 +18,7 @@ from moe_search.experiments.benchmarks.machine import machine_facts
 from moe_search.experiments.benchmarks.measuring import Measured, Outcome, measure
 from moe_search.experiments.benchmarks.processes import scaling
 from moe_search.experiments.benchmarks.report import Report
-from moe_search.experiments.benchmarks.timing import pinned
+from moe_search.experiments.benchmarks.timing import check_cores, pinned
 from moe_search.kernels.moe_ffn import BACKENDS, default_backend
 from moe_search.kernels.native.level import VARIABLE, chosen_level
 from moe_search.scaling.throughput import (
@@ -212,8 +212,7 @@ def _scaling(wanted: Wanted, log: Callable[[str], None]) -> dict[str, Any]:
     assert wanted.processes is not None
     shape = _step_shape((*wanted.shapes, *steps.REFERENCE)[0], wanted.seq_len)
     setting = Setting(tokens=wanted.tokens, dtype=wanted.dtypes[0], seed=wanted.seed)
-    with pinned(wanted.processes * wanted.threads):
-        pass  # says at once if there are too few cores
+    check_cores(wanted.processes * wanted.threads)
     return scaling(shape, setting, processes=wanted.processes, threads=wanted.threads, seconds=SCALING_SECONDS, log=log)
 
 

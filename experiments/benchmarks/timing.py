@@ -55,6 +55,27 @@ class Spread:
         return {"median": self.median, "low": self.low, "high": self.high}
 
 
+def _allowed_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0), reverse=True)
+    return list(range(os.cpu_count() or 1))
+
+
+def check_cores(threads: int) -> None:
+    """Refuse more threads, in all processes together, than this process may use cores.
+
+    Raises:
+        InvalidInputError: there are fewer cores.
+    """
+    cores = len(_allowed_cores())
+    if threads > cores:
+        raise InvalidInputError(
+            f"{threads} threads on {cores} cores would take turns, which is no measurement",
+            where="--threads",
+            allowed=f"1 to {cores} in all processes together",
+        )
+
+
 @contextmanager
 def pinned(threads: int, first: int = 0) -> Iterator[tuple[int, ...]]:
     """Give PyTorch ``threads`` threads on as many cores, and put everything back afterwards.
@@ -69,16 +90,10 @@ def pinned(threads: int, first: int = 0) -> Iterator[tuple[int, ...]]:
     Raises:
         InvalidInputError: there are fewer cores.
     """
-    before = torch.get_num_threads()
-    can_pin = hasattr(os, "sched_setaffinity")
-    allowed = sorted(os.sched_getaffinity(0), reverse=True) if can_pin else list(range(os.cpu_count() or 1))
+    before, allowed = torch.get_num_threads(), _allowed_cores()
+    check_cores(first + threads)
     cores = tuple(allowed[first : first + threads])
-    if len(cores) < threads:
-        raise InvalidInputError(
-            f"{first + threads} threads on {len(allowed)} cores would take turns, which is no measurement",
-            where="--threads",
-            allowed=f"1 to {len(allowed)} in all processes together",
-        )
+    can_pin = hasattr(os, "sched_setaffinity")
     torch.set_num_threads(threads)
     keep_freed_memory()  # as training does: page faults are nobody's kernel
     if can_pin:

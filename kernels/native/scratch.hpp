@@ -35,4 +35,16 @@ T* scratch(size_t count) {
     return buffer.get<T>(count);
 }
 
+// What a library's functions return: 0, or 1 if there was no memory for a buffer. A thread beside the caller's that finds
+// none ends the process: OpenMP passes no exception on.
+template <class F>
+int guarded(F f) {
+    try {
+        f();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
 }  // namespace moe

@@ -97,14 +97,6 @@ inline void prefetch(const T* p, int count) {
     for (int i = 0; i < count; i += 64 / int(sizeof(T))) __builtin_prefetch(p + i);
 }
 
-inline float to_float(float x) { return x; }
-inline float to_float(bf16 x) {
-    uint32_t u = uint32_t(x.bits) << 16;
-    float f;
-    std::memcpy(&f, &u, 4);
-    return f;
-}
-
 // ---- arithmetic ----
 
 inline vf broadcast(float x) { return x - vf{}; }

@@ -216,13 +216,10 @@ void loss_head(const Shape& s, bool learns, const T* hidden, const T* weight, co
     extern "C" int loss_head_##suffix(int tokens, int d_model, int vocabulary, int threads, int learns,                \
                                       const T* hidden, const T* weight, const int64_t* targets, float* total,          \
                                       float* nats, T* grad_hidden, float* grad_weight) {                               \
-        try {                                                                                                          \
+        return moe::guarded([&] {                                                                                      \
             moe::loss_head<T>({tokens, d_model, vocabulary, threads}, learns != 0, hidden, weight, targets, total,     \
                               nats, grad_hidden, grad_weight);                                                         \
-            return 0;                                                                                                  \
-        } catch (const std::bad_alloc&) {                                                                              \
-            return 1;                                                                                                  \
-        }                                                                                                              \
+        });                                                                                                            \
     }
 
 LOSS_HEAD(f32, float)

@@ -343,16 +343,6 @@ void backward(const Shape& s, const T* dout, const T* x, const W* w_up, const W*
     }
 }
 
-template <class F>
-int guarded(F f) {
-    try {
-        f();
-        return 0;
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
-}
-
 }  // namespace moe
 
 using moe::bf16;

@@ -74,12 +74,7 @@ void backward(int64_t rows, int width, int threads, const T* grad, const T* x, c
     }                                                                                                                  \
     extern "C" int rms_norm_backward_##suffix(int rows, int width, int threads, const T* grad, const T* x,             \
                                               const float* w, const float* r, T* dx, float* dw) {                      \
-        try {                                                                                                          \
-            moe::backward<T>(rows, width, threads, grad, x, w, r, dx, dw);                                             \
-            return 0;                                                                                                  \
-        } catch (const std::bad_alloc&) {                                                                              \
-            return 1;                                                                                                  \
-        }                                                                                                              \
+        return moe::guarded([&] { moe::backward<T>(rows, width, threads, grad, x, w, r, dx, dw); });                   \
     }
 
 RMS_NORM(f32, float)

@@ -317,16 +317,6 @@ void backward(const Shape& s, const Incoming& from, const float* x, const float*
     }
 }
 
-template <class F>
-int guarded(F f) {
-    try {
-        f();
-        return 0;
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
-}
-
 }  // namespace moe
 
 extern "C" int router_forward(int tokens, int top_k, int d_model, int experts, int sigmoid, int normalise, int threads,

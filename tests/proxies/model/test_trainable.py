@@ -40,5 +40,7 @@ def test_the_part_is_named(architecture: Architecture, message: str) -> None:
         build_model(architecture, seed=0)
 
 
-def test_a_plain_decoder_passes() -> None:
-    check_trainable(model_of(PLAIN, Layer(mixer=ATTENTION.replace(qk_norm=True), ffn=DenseFFN(d_ff=8, gated=False))))
+def test_a_plain_decoder_passes_and_is_built() -> None:
+    plain = model_of(PLAIN, Layer(mixer=ATTENTION.replace(qk_norm=True), ffn=DenseFFN(d_ff=8, gated=False)))
+    check_trainable(plain)
+    assert len(build_model(plain, seed=0).layers) == 2
