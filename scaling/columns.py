@@ -1,5 +1,7 @@
 """Raw columns of a runs table, as the adaptors of laws ask for them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -40,15 +42,35 @@ def optional(frame: pl.DataFrame, *names: str, default: float, law: str) -> Arra
     return np.full(frame.height, default)
 
 
+WEIGHT = "weight/"
+
+
+def domain_names(frame: pl.DataFrame) -> tuple[str, ...]:
+    """Return the domains of the table's ``weight/<domain>`` columns, sorted."""
+    return tuple(sorted(name.removeprefix(WEIGHT) for name in frame.columns if name.startswith(WEIGHT)))
+
+
 def relative_weights(frame: pl.DataFrame) -> Array:
     """Return the mixture (runs, domains) times the number of domains: 1 everywhere is the uniform mixture.
 
     A table without ``weight/<domain>`` columns has one domain. Rows whose weights do not sum to one are refused.
     """
-    names = sorted(name for name in frame.columns if name.startswith("weight/"))
-    if not names:
-        return np.ones((frame.height, 1))
-    weights: Array = frame.select(pl.col(names).cast(pl.Float64).fill_null(0.0)).to_numpy()
+    weights = mixture_weights(frame, domain_names(frame))
+    return weights * weights.shape[1] if weights.shape[1] else np.ones((frame.height, 1))
+
+
+def mixture_weights(frame: pl.DataFrame, domains: Sequence[str]) -> Array:
+    """Return the weights (runs, domains) of these domains; a domain without a column has weight 0.
+
+    Raises:
+        InvalidInputError: the weights of a row do not sum to one.
+    """
+    if not domains:
+        return np.empty((frame.height, 0))
+    names = [WEIGHT + domain for domain in domains]
+    absent = [pl.lit(0.0).alias(name) for name in names if name not in frame.columns]
+    columns = [pl.col(name).cast(pl.Float64).fill_null(0.0) for name in names if name in frame.columns]
+    weights: Array = frame.select(*columns, *absent).select(names).to_numpy()
     wrong = ~(np.abs(weights.sum(axis=1) - 1) < 10 * SUM_TOLERANCE) | (weights < 0).any(axis=1)
     if wrong.any():
         raise InvalidInputError(
@@ -57,4 +79,4 @@ def relative_weights(frame: pl.DataFrame) -> Array:
             where=", ".join(names),
             allowed="weights >= 0 that sum to 1",
         )
-    return weights * len(names)
+    return weights

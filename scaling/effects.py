@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.fit import Objective, fit
+from moe_search.scaling.fit import fit
 from moe_search.scaling.law import Array
 from moe_search.scaling.laws import get_law
 from moe_search.spaces.errors import InvalidInputError
@@ -50,7 +50,7 @@ class Effect:
     """Negative means lower loss; an interval that holds 0 shows no effect."""
 
 
-def effects(frame: pl.DataFrame, *, objective: Objective | None = None) -> tuple[Effect, ...]:
+def effects(frame: pl.DataFrame, *, objective: str | None = None) -> tuple[Effect, ...]:
     """Return the effects of all knobs that vary in ``frame``, the largest first.
 
     Args:
@@ -121,9 +121,8 @@ def _scale(rows: pl.DataFrame, column: str) -> Array:
     """(runs, 3): the prediction of a dense law fitted to these runs, log size, log tokens."""
     size = "n_active_non_embedding" if "n_active_non_embedding" in rows.columns else "n_active"
     logs: Array = np.log(rows.select(pl.col(size, "tokens").cast(pl.Float64)).to_numpy())
-    objective: Objective = "bpb" if column == "bpb" else "loss"
     try:
-        law = fit(get_law("chinchilla"), rows, objective=objective, resamples=0)
+        law = fit(get_law("chinchilla"), rows, objective=column, resamples=0)
     except InvalidInputError:  # too few runs for a law: log size and log tokens alone describe the scale
         return logs
     return np.column_stack([law.log_means(rows)[0], logs])

@@ -10,12 +10,12 @@ References: Hoffmann et al. 2022 (objective), Besiroglu et al. 2024 (sum, not av
 import time
 from collections.abc import Set
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from moe_search.scaling.columns import domain_names
 from moe_search.scaling.expressions import evaluate, mask
 from moe_search.scaling.fitted import Estimate, Fit, Observed
 from moe_search.scaling.holdout import score
@@ -25,7 +25,6 @@ from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
 from moe_search.scaling.problem import Problem, build_problem
 from moe_search.spaces.errors import InvalidInputError
 
-Objective = Literal["bpb", "loss"]
 STARTS = 256
 FEWEST_STARTS_SHARE = 0.02
 FEWEST_CLUSTERS = 10
@@ -39,7 +38,7 @@ def fit(
     law: Law,
     frame: pl.DataFrame,
     *,
-    objective: Objective | None = None,
+    objective: str | None = None,
     holdout: str | None = None,
     cluster: str | None = None,
     resamples: int = 1000,
@@ -52,7 +51,8 @@ def fit(
     Args:
         law: the law.
         frame: a runs table (or somebody else's, with the columns the law's adaptor asks for).
-        objective: the column that is fitted; None: ``bpb`` where the table has it, else ``loss``.
+        objective: the column that is fitted, such as ``loss/code``; None: ``bpb`` where the table has it, else
+            ``loss``. Names that start with ``bpb`` hold bits a byte, others nats a token.
         holdout: a condition, as a Polars SQL expression; its rows are predicted, not fitted.
         cluster: the resampling unit, as a Polars SQL expression; None: one run.
         resamples: bootstrap resamples for intervals; 0 for none.
@@ -66,10 +66,12 @@ def fit(
     began = time.perf_counter()
     column = _objective(frame, objective)
     usable, warnings = _usable(frame, column)
+    _check_positive(usable[column])
     held = mask(usable, holdout or "false", where="--holdout")
     train, test = usable.filter(~held), usable.filter(held)
     if holdout is not None and test.is_empty():
         raise InvalidInputError(f"no run meets {holdout!r}, so that there is nothing to hold out", where="--holdout")
+    law = law.for_domains(domain_names(usable))
     _enough(law, train.height)
     rng = np.random.default_rng(seed)
     problem = build_problem(law, train, column, usable, delta)
@@ -114,10 +116,12 @@ def fit(
     return replace(result, seconds=time.perf_counter() - began)
 
 
-def _objective(frame: pl.DataFrame, objective: Objective | None) -> str:
+def _objective(frame: pl.DataFrame, objective: str | None) -> str:
     wanted = [objective] if objective else ["bpb", "loss"]
     for name in wanted:
         if name in frame.columns and frame[name].null_count() < frame.height:
+            if not frame[name].dtype.is_numeric():
+                raise InvalidInputError(f"column {name!r} holds {frame[name].dtype}, not numbers", where="--objective")
             return name
     raise InvalidInputError(
         f"the table has no column {' or '.join(wanted)} with values",
@@ -141,6 +145,17 @@ def _usable(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
                 warnings.append(f"left out, because they {reason}: {frame.height - kept.height} of {frame.height} runs")
             frame = kept
     return frame, warnings
+
+
+def _check_positive(losses: pl.Series) -> None:
+    """Refuse a loss without a logarithm."""
+    bad = losses.filter(losses <= 0)
+    if len(bad):
+        raise InvalidInputError(
+            f"{len(bad)} of {len(losses)} runs have a {losses.name} that is not positive (the first is {bad[0]})",
+            allowed=f"{losses.name} > 0",
+            fix=f"--where '\"{losses.name}\" > 0'",
+        )
 
 
 def _enough(law: Law, runs: int) -> None:

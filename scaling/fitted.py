@@ -78,7 +78,7 @@ class Fit:
 
     law: Law
     objective_column: str
-    """``bpb`` or ``loss``: what was fitted and is predicted."""
+    """Name of the column that was fitted and is predicted."""
     n_runs: int
     objective: float
     """Summed Huber loss of the log residuals (and the prior, where one took part) at the optimum."""
@@ -157,6 +157,7 @@ class Fit:
         """Return the JSON of a fit file: :meth:`to_json` and, under ``state``, what predictions need."""
         state = {
             "objective_column": self.objective_column,
+            "domains": list(self.law.domains),
             "theta": self.theta.tolist(),
             "draws": self.draws.tolist(),
             "residuals": self.residuals.tolist(),
@@ -179,7 +180,7 @@ class Fit:
             state = content["state"]
             holdout = content["holdout"]
             return cls(
-                law=get_law(content["law"]),
+                law=get_law(content["law"]).for_domains(tuple(state["domains"])),
                 objective_column=state["objective_column"],
                 n_runs=content["n_runs"],
                 objective=content["objective"],

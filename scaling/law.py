@@ -1,8 +1,9 @@
 """What a scaling law is: variables from raw dimensions, parameters, and a log loss with its Jacobian.
 
-Every law of the library is a sum of positive terms, L = Σ_k exp(t_k(θ, x)), because a loss is an irreducible part plus
-what parameters and tokens are missing. A law therefore states its terms t_k and their derivatives, one line each, and
-the log loss (a logsumexp) and its exact Jacobian follow for any batch of parameter vectors at once.
+Most laws are a sum of positive terms, L = Σ_k exp(t_k(θ, x)), because a loss is an irreducible part plus what
+parameters and tokens are missing. Such a law states its terms t_k and their derivatives, one line each, and the log
+loss (a logsumexp) and its exact Jacobian follow for any batch of parameter vectors at once. A law of another form
+states ``log_loss_and_jacobian`` itself.
 
 A parameter vector θ is *internal*: the logarithm of a positive parameter (``transform="log"``), else the value itself.
 """
@@ -10,7 +11,8 @@ A parameter vector θ is *internal*: the logarithm of a positive parameter (``tr
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -98,24 +100,34 @@ class Term:
 class Law(ABC):
     """A scaling law. A new one is a subclass in one file of ``scaling/laws``, instantiated there as ``LAW``."""
 
-    name: ClassVar[str]
-    equation: ClassVar[str]
-    source: ClassVar[str]
-    convention: ClassVar[str]
+    name: str
+    equation: str
+    source: str
+    convention: str
     """Which N, which FLOPs, which granularity: how the adaptor reads raw dimensions."""
-    parameters: ClassVar[tuple[Parameter, ...]]
-    published: ClassVar[Mapping[str, Mapping[str, float]]]
+    parameters: tuple[Parameter, ...]
+    published: Mapping[str, Mapping[str, float]] = MappingProxyType({})
     """Name of a published fit to its coefficients, in the source's units (nats a token)."""
-    regularised: ClassVar[bool] = False
+    regularised: bool = False
     """Whether the weak prior is always part of the fit, or (False) only where the data leave a parameter open."""
+    domains: tuple[str, ...] = ()
+    """The mixture domains that the law is bound to; none for a law without a coefficient a domain."""
+    definition: str | None = None
+    """The text that the law was read from; None for a law of the library."""
 
     @abstractmethod
     def variables(self, frame: pl.DataFrame) -> Variables:
         """Return the law's variables from the columns of a runs table (the adaptor)."""
 
-    @abstractmethod
     def terms(self, theta: Sequence[Array], x: Variables) -> Sequence[Term]:
-        """Return the terms for ``theta``, one (batch, 1) column a parameter."""
+        """Return the terms for ``theta``, one (batch, 1) column a parameter; none for a law of another form."""
+        del theta, x
+        return ()
+
+    def for_domains(self, domains: Sequence[str]) -> "Law":
+        """Return the law with its coefficients for these mixture domains; itself if it has none of such."""
+        del domains
+        return self
 
     def derived(self, natural: Mapping[str, Array]) -> dict[str, Array]:
         """Return quantities that follow from the parameters (batch,), in natural units."""
@@ -141,7 +153,12 @@ class Law(ABC):
 
     def log_loss(self, theta: Array, x: Variables) -> Array:
         """Return the natural logarithm of the loss (batch, runs) of theta (batch, parameters)."""
-        return self._sum(theta, x)[0]
+        return self.log_loss_and_jacobian(theta, x)[0] if self._other_form else self._sum(theta, x)[0]
+
+    @property
+    def _other_form(self) -> bool:
+        """Whether the subclass states its log loss itself."""
+        return type(self).log_loss_and_jacobian is not Law.log_loss_and_jacobian
 
     def log_loss_and_jacobian(self, theta: Array, x: Variables) -> tuple[Array, Array]:
         """Return the log loss (batch, runs) and its Jacobian by theta (batch, parameters, runs)."""

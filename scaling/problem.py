@@ -132,7 +132,7 @@ def build_problem(law: Law, train: pl.DataFrame, column: str, everything: pl.Dat
 
 def _unit_shift(unit: str, column: str, frame: pl.DataFrame) -> float:
     """Logarithm of the factor from the unit a prior is stated in to that of the fitted column."""
-    own = "bits/byte" if column == "bpb" else "nats/token"
+    own = "bits/byte" if column.startswith("bpb") else "nats/token"
     if unit in {"", own}:
         return 0.0
     ratio = BITS_PER_BYTE_OF_A_NAT_PER_TOKEN

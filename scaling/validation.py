@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.fit import Objective, fit
+from moe_search.scaling.fit import fit
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import largest_scale
 from moe_search.scaling.law import Array
@@ -34,7 +34,7 @@ def compare(
     frame: pl.DataFrame,
     *,
     holdout: str | None = None,
-    objective: Objective | None = None,
+    objective: str | None = None,
     cluster: str | None = None,
     resamples: int = 1000,
     seed: int = 0,

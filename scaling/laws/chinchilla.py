@@ -8,7 +8,6 @@ objective (Besiroglu et al. 2024, arXiv 2404.10102). Both sets stand in ``publis
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -31,7 +30,7 @@ class Chinchilla(Law):
         exponent("alpha", "exponent of parameters", 0.3478, "N"),
         exponent("beta", "exponent of tokens", 0.3658, "D"),
     )
-    published: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    published = MappingProxyType(
         {
             "hoffmann2022": {
                 "E": 1.6934,

@@ -13,7 +13,6 @@ which holds for runs near their compute-optimal split of parameters and tokens, 
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +57,7 @@ class EfficiencyLeverage(Law):
             variables=("A",),
         ),
     )
-    published: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    published = MappingProxyType(
         {"tian2025": {"a": 1.23, "d": -7.61e-2, "gamma": 1.67e-2, "beta": -1.17e-1, "A_start": 1.63e-2}}
     )
 

@@ -9,7 +9,6 @@ N is the *total* number of non-embedding parameters: read as active parameters t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -53,7 +52,7 @@ class FineGrained(Law):
         exponent("gamma", "exponent of granularity", 0.58, "G", spread=0.3),
         exponent("beta", "exponent of tokens", 0.147, "D"),
     )
-    published: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    published = MappingProxyType(
         {
             "krajewski2024": {"c": 0.47, "a": 18.1, "g": 2.1, "b": 30.8, "alpha": 0.115, "gamma": 0.58, "beta": 0.147},
         }

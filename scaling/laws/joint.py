@@ -14,9 +14,7 @@ that a prior on them means something. Priors are weak and part of every fit, bec
 runs: what the data do not say, the prior says, with its full width in every interval, and the fit withholds the value.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -54,7 +52,6 @@ class Joint(Law):
         coefficient("lambda", "curvature in ln granularity", 0.012, "G", spread=0.015),
         coefficient("tau", "share of a token's use in other domains", 0.5, "w", spread=0.25, lower=0.02, upper=1.0),
     )
-    published: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType({})
     regularised = True
 
     def variables(self, frame: pl.DataFrame) -> Variables:

@@ -7,7 +7,6 @@ with Eh the saturating transform of the number of experts. The exponents alpha a
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -61,9 +60,7 @@ class JointMoE(Law):
         ),
         amplitude("c", "irreducible loss", 1.3637, spread=0.5),
     )
-    published: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType(
-        {"ludziejewski2025": {parameter.name: parameter.center for parameter in parameters}}
-    )
+    published = MappingProxyType({"ludziejewski2025": {parameter.name: parameter.center for parameter in parameters}})
 
     def variables(self, frame: pl.DataFrame) -> Variables:
         """Return N, D and E (1, dense, where the table has no expansion)."""

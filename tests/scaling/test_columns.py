@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moe_search.scaling.columns import optional, positive, relative_weights
+from moe_search.scaling.columns import domain_names, mixture_weights, optional, positive, relative_weights
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -29,3 +29,11 @@ def test_uniform_weights_are_one_and_an_unknown_domain_has_none() -> None:
     np.testing.assert_array_equal(relative_weights(pl.DataFrame({"loss": [1.0]})), [[1.0]])
     with pytest.raises(InvalidInputError, match=r"1 of 1 runs are not a mixture: the first sums to 1.4"):
         relative_weights(pl.DataFrame({"weight/a": [0.5], "weight/b": [0.9]}))
+
+
+def test_a_domain_without_a_column_has_no_weight() -> None:
+    frame = pl.DataFrame({"weight/b": [1.0, 0.25], "weight/a": [0.0, 0.75]})
+    assert domain_names(frame) == ("a", "b")
+    np.testing.assert_array_equal(mixture_weights(frame, ("a", "b", "c")), [[0.0, 1.0, 0.0], [0.75, 0.25, 0.0]])
+    with pytest.raises(InvalidInputError, match="not a mixture"):
+        mixture_weights(frame, ("a",))

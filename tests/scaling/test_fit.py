@@ -212,3 +212,20 @@ def test_runs_of_one_design_share_what_the_law_does_not_explain() -> None:
     assert fit(CHINCHILLA, frame, resamples=0).design_share < 0.3
     assert fit(CHINCHILLA, lasting, resamples=0).design_share > 0.7
     assert fit(CHINCHILLA, runs(60), resamples=0).design_share == 1
+
+
+def test_any_column_of_losses_is_fitted() -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"n_active": 10 ** rng.uniform(6, 9, 40), "tokens": 10 ** rng.uniform(8, 10, 40)})
+    truth = {"E": 1.5, "A": 300.0, "B": 900.0, "alpha": 0.33, "beta": 0.35}
+    law = get_law("chinchilla")
+    frame = frame.with_columns(pl.Series("loss/code", law.predict(truth, law.variables(frame))), loss=pl.lit(2.0))
+    found = fit(law, frame, objective="loss/code", resamples=0)
+    assert found.objective_column == "loss/code"
+    assert found.parameters["alpha"].value == pytest.approx(0.33, rel=1e-4)
+    with pytest.raises(InvalidInputError, match=r"2 of 40 runs have a loss/code that is not positive"):
+        fit(
+            law,
+            frame.with_columns(pl.when(pl.int_range(40) < 2).then(-1.0).otherwise("loss/code").alias("loss/code")),
+            objective="loss/code",
+        )
