@@ -64,8 +64,8 @@ def fit(
         InvalidInputError: a column is missing, or too few runs remain.
     """
     began = time.perf_counter()
-    column = _objective(frame, objective)
-    usable, warnings = _usable(frame, column)
+    column = objective_column(frame, objective)
+    usable, warnings = usable_runs(frame, column)
     _check_positive(usable[column])
     held = mask(usable, holdout or "false", where="--holdout")
     train, test = usable.filter(~held), usable.filter(held)
@@ -116,7 +116,12 @@ def fit(
     return replace(result, seconds=time.perf_counter() - began)
 
 
-def _objective(frame: pl.DataFrame, objective: str | None) -> str:
+def objective_column(frame: pl.DataFrame, objective: str | None) -> str:
+    """Return the column that is fitted: ``objective``, else ``bpb``, else ``loss``.
+
+    Raises:
+        InvalidInputError: the table has none of them with values, or not as numbers.
+    """
     wanted = [objective] if objective else ["bpb", "loss"]
     for name in wanted:
         if name in frame.columns and frame[name].null_count() < frame.height:
@@ -130,8 +135,8 @@ def _objective(frame: pl.DataFrame, objective: str | None) -> str:
     )
 
 
-def _usable(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
-    """Finished runs with a loss, controls left out; what was left out, said."""
+def usable_runs(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
+    """Return the finished runs with a value in ``column``, controls left out, and sentences on what was left out."""
     warnings = []
     reasons = (
         ("status", pl.col("status") != "finished", "did not finish"),
