@@ -1,4 +1,7 @@
-"""The library of scaling laws: one file a law, each with its instance ``LAW``. Adding a file adds a law."""
+"""The library of scaling laws: one file a law, each with its instance ``LAW``. Adding a file adds a law.
+
+``chinchilla:E=1.69`` is a law with a parameter held at a value (:mod:`moe_search.scaling.pinned`).
+"""
 
 import difflib
 import importlib
@@ -6,6 +9,7 @@ import pkgutil
 from functools import cache
 
 from moe_search.scaling.law import Law
+from moe_search.scaling.pinned import Pinned, parse_held
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -21,11 +25,17 @@ def law_names() -> tuple[str, ...]:
 
 
 def get_law(name: str) -> Law:
-    """Return the law called ``name``.
+    """Return the law called ``name``; ``name:PARAMETER=VALUE,...`` holds parameters at natural values.
 
     Raises:
-        InvalidInputError: there is none; the nearest name is suggested.
+        InvalidInputError: there is none (the nearest name is suggested), or it cannot be held so.
     """
+    name, colon, held = name.partition(":")
+    law = _member(name)
+    return Pinned(law, parse_held(held)) if colon else law
+
+
+def _member(name: str) -> Law:
     if name not in _laws():
         nearest = difflib.get_close_matches(name, law_names(), n=1, cutoff=0.0)
         raise InvalidInputError(f"unknown law {name!r}", where="--law", allowed=", ".join(law_names()), fix=nearest[0])

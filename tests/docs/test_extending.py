@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 REGISTRIES = {
-    "how-to/add-a-law.md": ("scaling.laws", "scaling/laws", ["tests/scaling/laws/test_laws.py", "-k", "compute"]),
+    "how-to/add-a-law.md": ("scaling.laws", "scaling/laws", ["tests/scaling/laws/test_laws.py", "-k", "tokens_alone"]),
     "how-to/add-a-router.md": ("proxies.model.routers", "proxies/model/routers", []),
     "how-to/add-a-source.md": ("proxies.corpus.sources", "proxies/corpus/sources", []),
 }

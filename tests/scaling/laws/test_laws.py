@@ -22,6 +22,10 @@ def some_variables(rng: np.random.Generator, runs: int) -> dict[str, Array]:
         "E": rng.uniform(1, 30, runs),
         "A": rng.uniform(0.02, 1, runs),
         "G": rng.uniform(0.5, 20, runs),
+        "M": 10 ** rng.uniform(0, 3, runs),
+        "U": 10 ** rng.uniform(6, 10, runs),
+        "D1": 10 ** rng.uniform(7, 11, runs),
+        "D2": 10 ** rng.uniform(7, 11, runs),
         "w": rng.dirichlet(np.ones(4), runs) * 4,
     }
 
@@ -37,6 +41,8 @@ def some_runs(rng: np.random.Generator, runs: int) -> pl.DataFrame:
             "n_total": active * expansion,
             "n_total_non_embedding": active * expansion,
             "tokens": tokens,
+            "dense_tokens": 10 ** rng.uniform(7, 10, runs),
+            "unique_tokens": tokens / rng.uniform(1, 30, runs),
             "expansion": expansion,
             "activation_ratio": 1 / expansion,
             "granularity": granularity,

@@ -6,16 +6,27 @@ import pytest
 
 from moe_search.scaling.fit import fit
 from moe_search.scaling.laws import get_law
+from moe_search.scaling.laws.farseer import coefficients_of
 
 EFFICIENCY = {"E": 1.6, "K": 2000.0, "s": 0.16, "a": 1.23, "d": -7.61e-2, "gamma": 1.67e-2, "beta": -1.17e-1}
 JOINT = {"E": 0.6, "A": 1.2, "B": 0.5, "alpha": 0.3, "beta": 0.4, "delta": -0.1, "zeta": 0.0, "omega": -0.03}
+FARSEER = {"a3": -0.021, "gamma": 0.169, "b3": 0.091, "a2": 88.01, "beta": -0.1, "b2": -6.287}
 TRUTHS = {
     "chinchilla": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
     "fine_grained": dict(get_law("fine_grained").published["krajewski2024"]),
     "joint_moe": dict(get_law("joint_moe").published["ludziejewski2025"]),
     "efficiency_leverage": EFFICIENCY | {"A_start": 1.63e-2},
     "joint": JOINT | {"kappa": -0.1, "lambda": 0.02, "tau": 0.3},
+    "compute": {"E": 1.8, "K": 900.0, "s": 0.15},
+    "kaplan": dict(get_law("kaplan").published["kaplan2020"]),
+    "gadre": dict(get_law("gadre").published["gadre2024_redpajama"]),
+    "muennighoff": dict(get_law("muennighoff").published["muennighoff2023"]),
+    "farseer": coefficients_of(**FARSEER, a1=-0.124, alpha=0.123, b1=0.424),
+    "sparsity": dict(get_law("sparsity").published["abnar2025"]),
+    "upcycling": {"E": 1.8, "A": 0.9, "a1": 0.2, "a2": 0.12, "a3": 0.012},
 }
+HARD = {"farseer": 5}
+"""Laws with curvatures that few starts find their way through."""
 
 
 def synthetic(name: str, noise: float, runs: int = 160, seed: int = 0) -> pl.DataFrame:
@@ -24,6 +35,7 @@ def synthetic(name: str, noise: float, runs: int = 160, seed: int = 0) -> pl.Dat
     active, tokens = 10 ** rng.uniform(low, high, runs), 10 ** rng.uniform(low + 1, high + 1.5, runs)
     expansion, granularity = 2.0 ** rng.integers(0, 6, runs), 2.0 ** rng.integers(0, 6, runs)
     weights = rng.dirichlet(np.ones(3), runs)
+    further = np.random.default_rng(seed + 1)
     frame = pl.DataFrame(
         {
             "n_active": active,
@@ -33,6 +45,8 @@ def synthetic(name: str, noise: float, runs: int = 160, seed: int = 0) -> pl.Dat
             "activation_ratio": 1 / expansion,
             "granularity": granularity,
             "train_flops": 6 * active * tokens,
+            "unique_tokens": tokens / 10 ** further.uniform(0, 2, runs),
+            "dense_tokens": 10 ** further.uniform(low + 1, high + 1.5, runs),
             **{f"weight/{domain}": weights[:, i] for i, domain in enumerate("abc")},
         }
     )
@@ -55,7 +69,7 @@ def test_recovery_with_intervals(name: str) -> None:
         slack = 0.5 * estimate.se  # eleven intervals of 95 % miss one about every second table
         assert estimate.low - slack <= truth[parameter] <= estimate.high + slack, parameter
     assert identified >= len(truth) - 1, result.unidentifiable
-    assert result.starts_reached_best > 20
+    assert result.starts_reached_best > HARD.get(name, 20)
     assert result.residual_sd == pytest.approx(0.002, rel=0.25)
 
 
