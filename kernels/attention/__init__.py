@@ -5,6 +5,7 @@ A backend is a function with the signature of
 keyword, never by a global, and ``backend_counts()`` tells which ones really ran.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -12,10 +13,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_search.kernels.arguments import (
+    check_backend,
+    check_beside,
+    check_computed,
+    check_finite,
+    check_type_of,
+    chosen_backend,
+)
 from moe_search.kernels.attention.cpu import cpu_causal_attention, library
 from moe_search.kernels.attention.reference import reference_causal_attention
 from moe_search.kernels.attention.sdpa import sdpa_causal_attention
-from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.passes import counted
 
 __all__ = ["BACKENDS", "backend_counts", "causal_attention", "default_backend"]
@@ -45,7 +54,9 @@ def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     return compiled_or("sdpa", library, device_type, dtype)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str = "auto") -> Tensor:
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str = "auto", finite: bool = False
+) -> Tensor:
     """Mix values along the sequence, every position those before it and its own.
 
     ``out[b, i, h] = sum_{j <= i} softmax_j(scale * <q[b, i, h], k[b, j, g]>) v[b, j, g]``, where ``g`` is the key/value
@@ -58,22 +69,26 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = N
         v: like ``k``.
         scale: what scores are multiplied by; ``head_dim ** -0.5`` by default.
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Returns:
         A contiguous tensor like ``q``.
 
     Raises:
-        ValueError: an argument of the wrong shape, type or device; the message names it.
+        ValueError: an argument of the wrong shape, type or device, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    check_backend(backend, BACKENDS)
     if torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     _check(q, k, v)
-    name = default_backend(q.device.type, q.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("q", q, default_backend("cpu", q.dtype))
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}; expected a finite number")
+    if not finite:
+        check_finite(q=q, k=k, v=v)
+    name = chosen_backend(backend, BACKENDS, default_backend, "q", q)
     with torch.autocast(q.device.type, enabled=False):
         return BACKENDS[name](q, k, v, scale=q.shape[-1] ** -0.5 if scale is None else scale)
 
@@ -82,16 +97,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor, heads in (("q", q, "n_heads"), ("k", k, "n_kv_heads")):
         if tensor.dim() != 4 or 0 in tensor.shape[2:]:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected (batch, seq, {heads}, head_dim)")
-    expected = (*q.shape[:2], k.shape[2], q.shape[3])
-    for name, tensor in (("k", k), ("v", v)):
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {expected} from the other arguments")
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"q has {q.shape[2]} heads; expected a multiple of the {k.shape[2]} of k")
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise ValueError(f"q is {q.dtype}; expected float32, bfloat16 or float64")
+    check_computed("q", q)
     for name, tensor in (("k", k), ("v", v)):
-        if tensor.device != q.device:
-            raise ValueError(f"{name} is on {tensor.device} but q is on {q.device}")
-        if tensor.dtype != q.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} but q is {q.dtype}")
+        check_beside(name, tensor, (*q.shape[:2], k.shape[2], q.shape[3]), "q", q)
+        check_type_of(name, tensor, "q", q)

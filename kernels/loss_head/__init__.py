@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.arguments import (
+    check_axes,
+    check_backend,
+    check_below,
+    check_beside,
+    check_computed,
+    check_finite,
+    check_floating,
+    chosen_backend,
+)
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.loss_head.chunked import chunked_loss_head
 from moe_search.kernels.loss_head.cpu import cpu_loss_head, library
 from moe_search.kernels.loss_head.reference import reference_loss_head
@@ -44,7 +54,7 @@ def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, backend: str = "auto"
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, backend: str = "auto", finite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss ``sum_t -log softmax(hidden[t] @ weight.T)[targets[t]]`` in nats, and every token's.
 
@@ -57,20 +67,21 @@ def linear_cross_entropy(
         weight: (vocab_size, d_model), floating; cast to the type of ``hidden``, its gradient has its own.
         targets: (tokens,), int64, values in [0, vocab_size).
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Returns:
         The sum, a differentiable scalar; and (tokens,) losses without gradient.
 
     Raises:
-        ValueError: an argument of the wrong shape, type, device or range; the message names it. Targets are compared
-            with the range on the CPU only (on a GPU that would make the host wait), and not in compiled code.
+        ValueError: an argument of the wrong shape, type, device or range, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    check_backend(backend, BACKENDS)
     _check(hidden, weight, targets)
-    name = default_backend(hidden.device.type, hidden.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("hidden", hidden, default_backend("cpu", hidden.dtype))
+    if not finite:
+        check_finite(hidden=hidden, weight=weight)
+    name = chosen_backend(backend, BACKENDS, default_backend, "hidden", hidden)
     learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         return BACKENDS[name](hidden, weight, targets, learns=learns)
@@ -102,29 +113,14 @@ def sums_by_group(token_nats: Tensor, groups: Tensor, n_groups: int) -> GroupSum
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    for name, tensor, dimensions in (
-        ("hidden", hidden, "(tokens, d_model)"),
-        ("weight", weight, "(vocab_size, d_model)"),
-    ):
-        if tensor.dim() != 2:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions}")
-    for name, tensor, shape in (
-        ("weight", weight, (len(weight), hidden.shape[1])),
-        ("targets", targets, (len(hidden),)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape} from the other arguments")
-        if tensor.device != hidden.device:
-            raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}")
-    if hidden.dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise ValueError(f"hidden is {hidden.dtype}; expected float32, bfloat16 or float64")
-    if not weight.is_floating_point():
-        raise ValueError(f"weight is {weight.dtype}; expected a floating type")
+    check_axes("hidden", hidden, "(tokens, d_model)")
+    check_axes("weight", weight, "(vocab_size, d_model)")
+    check_beside("weight", weight, (len(weight), hidden.shape[1]), "hidden", hidden)
+    check_beside("targets", targets, (len(hidden),), "hidden", hidden)
+    check_computed("hidden", hidden)
+    check_floating("weight", weight)
     if targets.dtype != torch.int64:
         raise ValueError(f"targets is {targets.dtype}; expected int64")
     if len(weight) == 0:
         raise ValueError("weight has no rows; a vocabulary has at least one")
-    if targets.device.type == "cpu" and targets.numel() > 0 and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in targets.aminmax())
-        if low < 0 or high >= len(weight):
-            raise ValueError(f"targets has values in [{low}, {high}]; expected [0, {len(weight) - 1}]")
+    check_below("targets", targets, len(weight))

@@ -11,7 +11,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_search.kernels.backends import check_compiled, check_finite, compiled_or, constant_in_graphs
+from moe_search.kernels.arguments import (
+    check_axes,
+    check_backend,
+    check_below,
+    check_beside,
+    check_computed,
+    check_finite,
+    check_floating,
+    check_type_of,
+    chosen_backend,
+)
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.moe_ffn.activations import ACTIVATIONS, Activation
 from moe_search.kernels.moe_ffn.cpu import cpu_moe_ffn, library
 from moe_search.kernels.moe_ffn.grouped import grouped_moe_ffn
@@ -86,17 +97,14 @@ def moe_ffn(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; known: {', '.join(ACTIVATIONS)}")
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    check_backend(backend, BACKENDS)
     autocast = torch.is_autocast_enabled(x.device.type)
     if autocast:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     _check(x, w_up, w_down, expert_index, gates, gated=ACTIVATIONS[activation].gated, weights_of_type=not autocast)
     if not finite:
         check_finite(x=x, w_up=w_up, w_down=w_down, gates=gates)
-    name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("x", x, default_backend("cpu", x.dtype))
+    name = chosen_backend(backend, BACKENDS, default_backend, "x", x)
     if name != "cpu":  # which rounds float32 weights as it packs them
         w_up, w_down = w_up.to(x.dtype), w_down.to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
@@ -113,34 +121,20 @@ def _check(
     gated: bool,
     weights_of_type: bool,
 ) -> None:
-    for name, tensor, dimensions in (
-        ("x", x, "(tokens, d_model)"),
-        ("w_down", w_down, "(n_experts, d_expert, d_model)"),
-        ("expert_index", expert_index, "(tokens, top_k)"),
-    ):
-        if tensor.dim() != dimensions.count(",") + 1:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions}")
+    check_axes("x", x, "(tokens, d_model)")
+    check_axes("w_down", w_down, "(n_experts, d_expert, d_model)")
+    check_axes("expert_index", expert_index, "(tokens, top_k)")
     (n_tokens, d_model), (n_experts, d_expert, _) = x.shape, w_down.shape
-    for name, tensor, shape in (
-        ("w_down", w_down, (n_experts, d_expert, d_model)),
-        ("w_up", w_up, (n_experts, 2 * d_expert if gated else d_expert, d_model)),
-        ("expert_index", expert_index, (n_tokens, expert_index.shape[1])),
-        ("gates", gates, tuple(expert_index.shape)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape} from the other arguments")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise ValueError(f"x is {x.dtype}; expected float32, bfloat16 or float64")
+    check_beside("w_down", w_down, (n_experts, d_expert, d_model), "x", x)
+    check_beside("w_up", w_up, (n_experts, 2 * d_expert if gated else d_expert, d_model), "x", x)
+    check_beside("expert_index", expert_index, (n_tokens, expert_index.shape[1]), "x", x)
+    check_beside("gates", gates, tuple(expert_index.shape), "x", x)
+    check_computed("x", x)
     for name, tensor in (("w_up", w_up), ("w_down", w_down)):
-        if weights_of_type and tensor.dtype != x.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} but x is {x.dtype}")
-    if not gates.is_floating_point():
-        raise ValueError(f"gates is {gates.dtype}; expected a floating type")
+        check_floating(name, tensor)
+        if weights_of_type:
+            check_type_of(name, tensor, "x", x)
+    check_floating("gates", gates)
     if expert_index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"expert_index is {expert_index.dtype}; expected int64 or int32")
-    if expert_index.device.type == "cpu" and expert_index.numel() > 0 and not torch.compiler.is_compiling():
-        low, high = (int(bound) for bound in expert_index.aminmax())
-        if low < 0 or high >= n_experts:
-            raise ValueError(f"expert_index has values in [{low}, {high}]; expected [0, {n_experts - 1}]")
+    check_below("expert_index", expert_index, n_experts)

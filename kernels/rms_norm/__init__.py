@@ -4,6 +4,7 @@ A backend is a row in ``BACKENDS``. It is chosen by keyword, never by a global, 
 ones really ran.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -11,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.arguments import check_backend, check_beside, check_finite, check_floating, chosen_backend
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.passes import counted
 from moe_search.kernels.rms_norm.cpu import cpu_rms_norm, library
 from moe_search.kernels.rms_norm.reference import reference_rms_norm
@@ -39,7 +41,7 @@ def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     return compiled_or("reference", library, device_type, dtype)
 
 
-def rms_norm(x: Tensor, weight: Tensor, *, epsilon: float, backend: str = "auto") -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, *, epsilon: float, backend: str = "auto", finite: bool = False) -> Tensor:
     """Return ``x / sqrt(mean(x**2) + epsilon) * weight`` over the last axis (Zhang and Sennrich, arXiv 1910.07467).
 
     Args:
@@ -47,25 +49,26 @@ def rms_norm(x: Tensor, weight: Tensor, *, epsilon: float, backend: str = "auto"
         weight: (width,), floating; its gradient has its own type.
         epsilon: keeps a row of zeros finite.
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Returns:
         A tensor like ``x``.
 
     Raises:
-        ValueError: an argument of the wrong shape, type or device; the message names it.
+        ValueError: an argument of the wrong shape, type, device or range, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    if x.dim() == 0 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}; expected (…, width), floating")
-    if tuple(weight.shape) != tuple(x.shape[-1:]) or not weight.is_floating_point():
-        raise ValueError(
-            f"weight is {weight.dtype} of shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, floating"
-        )
-    if weight.device != x.device:
-        raise ValueError(f"weight is on {weight.device} but x is on {x.device}")
-    name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("x", x, default_backend("cpu", x.dtype))
+    check_backend(backend, BACKENDS)
+    check_floating("x", x)
+    check_floating("weight", weight)
+    if x.dim() == 0:
+        raise ValueError("x has no axis; expected (…, width)")
+    check_beside("weight", weight, tuple(x.shape[-1:]), "x", x)
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"epsilon is {epsilon}; expected a finite number, not below 0")
+    if not finite:
+        check_finite(x=x, weight=weight)
+    name = chosen_backend(backend, BACKENDS, default_backend, "x", x)
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](x, weight, epsilon=epsilon)

@@ -11,7 +11,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.arguments import (
+    check_axes,
+    check_backend,
+    check_beside,
+    check_finite,
+    check_floating,
+    chosen_backend,
+)
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.passes import counted
 from moe_search.kernels.rotary.cpu import cpu_rotary, library
 from moe_search.kernels.rotary.reference import reference_rotary
@@ -39,7 +47,7 @@ def default_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     return compiled_or("reference", library, device_type, dtype)
 
 
-def rotary(x: Tensor, cosines: Tensor, sines: Tensor, *, backend: str = "auto") -> Tensor:
+def rotary(x: Tensor, cosines: Tensor, sines: Tensor, *, backend: str = "auto", finite: bool = False) -> Tensor:
     """Turn every head by the angles of its place in the sequence (Su et al., arXiv 2104.09864).
 
     Halves are paired as in Hugging Face models: element ``j`` with element ``j + head_dim / 2``.
@@ -49,25 +57,25 @@ def rotary(x: Tensor, cosines: Tensor, sines: Tensor, *, backend: str = "auto") 
         cosines: (seq, head_dim / 2), of the positions' angles; no gradient flows to them.
         sines: like ``cosines``.
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Returns:
         A contiguous tensor like ``x``.
 
     Raises:
-        ValueError: an argument of the wrong shape, type or device; the message names it.
+        ValueError: an argument of the wrong shape, type or device, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
-    if x.dim() != 4 or x.shape[-1] % 2 or not x.is_floating_point():
-        shape = tuple(x.shape)
-        raise ValueError(f"x is {x.dtype} of shape {shape}; expected (batch, seq, heads, an even head_dim), floating")
-    expected = (x.shape[1], x.shape[3] // 2)
+    check_backend(backend, BACKENDS)
+    check_axes("x", x, "(batch, seq, heads, head_dim)")
+    check_floating("x", x)
+    if x.shape[-1] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected an even head_dim, the last")
     for name, tensor in (("cosines", cosines), ("sines", sines)):
-        if tuple(tensor.shape) != expected or not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; expected {expected}, floating")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-    name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("x", x, default_backend("cpu", x.dtype))
+        check_beside(name, tensor, (x.shape[1], x.shape[3] // 2), "x", x)
+        check_floating(name, tensor)
+    if not finite:
+        check_finite(x=x, cosines=cosines, sines=sines)
+    name = chosen_backend(backend, BACKENDS, default_backend, "x", x)
     return BACKENDS[name](x, cosines, sines)

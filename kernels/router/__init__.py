@@ -4,6 +4,7 @@ A backend is a function with the signature of :func:`~moe_search.kernels.router.
 ``BACKENDS``. It is chosen by keyword, never by a global, and ``backend_counts()`` tells which ones really ran.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -11,7 +12,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_search.kernels.backends import check_compiled, compiled_or, constant_in_graphs
+from moe_search.kernels.arguments import (
+    check_axes,
+    check_backend,
+    check_beside,
+    check_computed,
+    check_finite,
+    check_floating,
+    chosen_backend,
+)
+from moe_search.kernels.backends import compiled_or, constant_in_graphs
 from moe_search.kernels.passes import counted
 from moe_search.kernels.router.cpu import cpu_route, library
 from moe_search.kernels.router.reference import expert_usage, reference_route
@@ -61,6 +71,7 @@ def route(
     normalise_gates: bool = False,
     selection_bias: Tensor | None = None,
     backend: str = "auto",
+    finite: bool = False,
 ) -> Routed:
     """Let every token choose its experts: ``s = score(x @ weight.T)``, the ``top_k`` largest ``s + bias``, their ``s``.
 
@@ -75,20 +86,25 @@ def route(
         score: "softmax" over all experts, or "sigmoid" for each by itself (DeepSeek-V3, arXiv 2412.19437).
         normalise_gates: divide a token's gates by their sum. With a softmax this is top-k-then-softmax (Mixtral, arXiv
             2401.04088): a softmax restricted to a subset is the softmax of the subset.
-        selection_bias: (n_experts,) added to the scores for the selection only (arXiv 2408.15664); None: nothing.
+        selection_bias: (n_experts,) added to the scores for the selection only (arXiv 2408.15664); None: nothing. Minus
+            infinity: an expert that nobody selects who has a choice.
         backend: a key of ``BACKENDS``, or "auto" for the fastest there is (``default_backend``).
+        finite: the caller knows that all values are finite, or wants NaN and inf to come out where they went in, as a
+            training loop does that looks for them in its loss; they are not looked for then.
 
     Raises:
-        ValueError: an argument of the wrong shape, type, device or range; the message names it.
+        ValueError: an argument of the wrong shape, type, device or range, or with NaN or inf; the message names it.
+            Values are looked at on the CPU only (on a GPU that would make the host wait), and not in compiled code.
     """
     if score not in SCORES:
         raise ValueError(f"score is {score!r}; known: {', '.join(SCORES)}")
-    if backend not in {"auto", *BACKENDS}:
-        raise ValueError(f"backend is {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    check_backend(backend, BACKENDS)
     _check(x, weight, selection_bias, top_k)
-    name = default_backend(x.device.type, x.dtype)[0] if backend == "auto" else backend
-    if name == "cpu":
-        check_compiled("x", x, default_backend("cpu", x.dtype))
+    if not finite:
+        check_finite(x=x, weight=weight)
+        if selection_bias is not None:
+            check_finite(selection_bias=selection_bias.where(selection_bias != -math.inf, 0.0))
+    name = chosen_backend(backend, BACKENDS, default_backend, "x", x)
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     with torch.autocast(x.device.type, enabled=False):
         return BACKENDS[name](
@@ -103,18 +119,13 @@ def route(
 
 
 def _check(x: Tensor, weight: Tensor, selection_bias: Tensor | None, top_k: int) -> None:
-    for name, tensor, dimensions in (("x", x, "(tokens, d_model)"), ("weight", weight, "(n_experts, d_model)")):
-        if tensor.dim() != 2:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {dimensions}")
-    bias = () if selection_bias is None else (("selection_bias", selection_bias, (len(weight),)),)
-    for name, tensor, shape in (("weight", weight, (len(weight), x.shape[1])), *bias):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape} from the other arguments")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype}; expected a floating type")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise ValueError(f"x is {x.dtype}; expected float32, bfloat16 or float64")
+    check_axes("x", x, "(tokens, d_model)")
+    check_axes("weight", weight, "(n_experts, d_model)")
+    check_beside("weight", weight, (len(weight), x.shape[1]), "x", x)
+    check_computed("x", x)
+    check_floating("weight", weight)
+    if selection_bias is not None:
+        check_beside("selection_bias", selection_bias, (len(weight),), "x", x)
+        check_floating("selection_bias", selection_bias)
     if not 1 <= top_k <= len(weight):
         raise ValueError(f"top_k is {top_k}; expected 1 to {len(weight)}, the experts of weight")

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from moe_search.kernels.loss_head import linear_cross_entropy
 from moe_search.proxies.model.layers import (
+    FINITE,
     Attention,
     LayerRouting,
     MixtureOfExperts,
@@ -148,7 +149,7 @@ class DecoderLM(nn.Module):
         hidden, matrix = self._head_input(output.hidden)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        total, nats = linear_cross_entropy(hidden.flatten(0, 1), matrix, targets.flatten())
+        total, nats = linear_cross_entropy(hidden.flatten(0, 1), matrix, targets.flatten(), finite=FINITE)
         return LossOutput(total / targets.numel(), output.auxiliary_loss, nats.view_as(targets), output.routing)
 
     def end_step(self) -> None:

@@ -20,6 +20,8 @@ from moe_search.spaces.architecture import DenseFFN, MoEFFN, Routing
 from moe_search.spaces.mixers import GroupedQueryAttention
 
 NORM_EPSILON = 1e-6
+FINITE = True
+"""Kernels do not look for NaN and inf, pass by pass: they show in the loss, which training watches."""
 
 
 class Projection(nn.Module):
@@ -44,7 +46,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor like ``x`` (…, width)."""
-        return rms_norm(x, self.weight, epsilon=NORM_EPSILON)
+        return rms_norm(x, self.weight, epsilon=NORM_EPSILON, finite=FINITE)
 
 
 class RotaryPositions(nn.Module):
@@ -63,7 +65,7 @@ class RotaryPositions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn the heads ``x`` (B, S, heads, C) by their positions 0 to S - 1."""
         length = x.shape[1]
-        return rotary(x, self.cos[:length], self.sin[:length])
+        return rotary(x, self.cos[:length], self.sin[:length], finite=FINITE)
 
 
 class Attention(nn.Module):
@@ -91,7 +93,7 @@ class Attention(nn.Module):
             q, k = self.rotary(self.query_norm(q)), self.rotary(self.key_norm(k))
         else:
             q, k = self.rotary(turned).split((self.n_heads, self.n_kv_heads), dim=2)
-        out: Tensor = self.output(causal_attention(q, k, v).flatten(2))
+        out: Tensor = self.output(causal_attention(q, k, v, finite=FINITE).flatten(2))
         return out
 
 
@@ -159,7 +161,7 @@ class MixtureOfExperts(nn.Module):
             decision.gates,
             activation=self.activation,
             backend=self.backend,
-            finite=True,  # what is not shows in the loss, which training watches
+            finite=FINITE,
         ).view_as(x)
         if self.shared is not None:
             out = out + self.shared(x)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from moe_search.kernels.backends import check_compiled, check_finite, compiled_or
+from moe_search.kernels.arguments import check_compiled, check_finite
+from moe_search.kernels.backends import compiled_or
 from moe_search.kernels.native.library import NativeLibrary
 
 MISSING = NativeLibrary(None, "portable", "there is no C++ compiler")

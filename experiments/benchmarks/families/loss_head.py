@@ -35,7 +35,7 @@ class LossHead(Family):
         leaves = (hidden, weight)
 
         def ours(backend: str) -> Tensor:
-            return linear_cross_entropy(hidden, weight, targets, backend=backend)[0]
+            return linear_cross_entropy(hidden, weight, targets, backend=backend, finite=True)[0]
 
         def plain() -> Tensor:
             return functional.cross_entropy(functional.linear(hidden, weight).float(), targets, reduction="sum")

@@ -48,7 +48,9 @@ class Rotary(Family):
             baseline="roll",
             contestants=[
                 *(
-                    Contestant(name, partial(rotary, x, cosines, sines, backend=name), kind="ours", leaves=(x,))
+                    Contestant(
+                        name, partial(rotary, x, cosines, sines, backend=name, finite=True), kind="ours", leaves=(x,)
+                    )
                     for name in BACKENDS
                 ),
                 Contestant("roll", roll, leaves=(x,)),

@@ -46,7 +46,7 @@ class Router(Family):
             return torch.cat((gates.square().sum(dim=-1), balance[None]))
 
         def ours(backend: str) -> Tensor:
-            routed = route(x, weight, top_k=top_k, normalise_gates=True, backend=backend)
+            routed = route(x, weight, top_k=top_k, normalise_gates=True, backend=backend, finite=True)
             assert routed.mean_square_log_partition is not None, "a softmax has one"
             return joined(routed.gates, routed.mean_probability, routed.mean_square_log_partition)
 

@@ -23,4 +23,5 @@ class Sigmoid(Router):
             score="sigmoid",
             normalise_gates=self.normalise_gates,
             selection_bias=selection_bias,
+            finite=True,  # what is not shows in the loss, which training watches
         )

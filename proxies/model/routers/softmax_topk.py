@@ -23,4 +23,5 @@ class SoftmaxTopK(Router):
             score="softmax",
             normalise_gates=self.normalise_gates,
             selection_bias=selection_bias,
+            finite=True,  # what is not shows in the loss, which training watches
         )

@@ -25,4 +25,5 @@ class TopKSoftmax(Router):
             score="softmax",
             normalise_gates=self.top_k > 1,
             selection_bias=selection_bias,
+            finite=True,  # what is not shows in the loss, which training watches
         )

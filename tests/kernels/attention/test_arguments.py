@@ -28,6 +28,10 @@ def arguments() -> dict[str, Tensor | str]:
         ("v", torch.zeros(1, 5, 2, 8)),
         ("v", torch.zeros(2, 5, 2, 8, dtype=torch.bfloat16)),
         ("v", torch.zeros(2, 5, 2, 8, device="meta")),
+        ("q", torch.full((2, 5, 4, 8), torch.nan)),
+        ("k", torch.full((2, 5, 2, 8), torch.inf)),
+        ("v", torch.full((2, 5, 2, 8), torch.nan)),
+        ("scale", torch.nan),
         ("backend", "flash"),
     ],
 )

@@ -25,6 +25,8 @@ def arguments() -> dict[str, Tensor | str]:
         ("targets", torch.zeros(5, dtype=torch.int64)),
         ("targets", torch.zeros(6, 1, dtype=torch.int64)),
         ("targets", torch.zeros(6, dtype=torch.int32)),
+        ("hidden", torch.full((6, 4), torch.inf)),
+        ("weight", torch.full((5, 4), torch.nan)),
         ("targets", torch.full((6,), 5)),
         ("targets", torch.full((6,), -1)),
         ("backend", "triton"),

@@ -62,7 +62,7 @@ def widened(p: Problem) -> Problem:
 
 def run(p: Problem, backend: str) -> tuple[Tensor, ...]:
     """Return the sum, the tokens' losses and the gradients of three times the sum."""
-    total, nats = linear_cross_entropy(*p, backend=backend)
+    total, nats = linear_cross_entropy(*p, backend=backend, finite=True)  # values are other tests' matter
     return (total.detach(), nats, *torch.autograd.grad(3 * total, (p.hidden, p.weight)))
 
 

@@ -78,7 +78,9 @@ def test_what_is_not_a_number_stays_in_its_row() -> None:
     x, weight = arguments(5, 8)
     with torch.no_grad():
         x[2, 3] = float("nan")
-    out = rms_norm(x, weight, epsilon=EPSILON, backend="cpu")
+    with pytest.raises(ValueError, match=r"^x has values that are not finite"):
+        rms_norm(x, weight, epsilon=EPSILON)
+    out = rms_norm(x, weight, epsilon=EPSILON, backend="cpu", finite=True)
     assert out.isfinite().all(dim=1).tolist() == [True, True, False, True, True]
     assert rms_norm(torch.zeros(2, 8), weight, epsilon=EPSILON).abs().max() == 0
 
@@ -93,7 +95,7 @@ def test_compiles_in_one_graph() -> None:
     ("message", "x", "weight", "backend"),
     [
         ("^x is torch.int64", torch.zeros(2, 3, dtype=torch.int64), torch.ones(3), "auto"),
-        (r"^weight is .* expected \(3,\)", torch.zeros(2, 3), torch.ones(4), "auto"),
+        (r"^weight has .* expected \(3,\)", torch.zeros(2, 3), torch.ones(4), "auto"),
         ("^weight is on meta", torch.zeros(2, 3), torch.ones(3, device="meta"), "auto"),
         ("^x is torch.float64; backend 'cpu'", torch.zeros(2, 3, dtype=torch.float64), torch.ones(3), "cpu"),
         ("^backend is 'gpu'; known: auto, reference, cpu", torch.zeros(2, 3), torch.ones(3), "gpu"),

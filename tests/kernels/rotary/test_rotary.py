@@ -82,10 +82,12 @@ def test_compiles_in_one_graph() -> None:
 @pytest.mark.parametrize(
     ("message", "position", "value"),
     [
-        ("^x is .* an even head_dim", 0, torch.zeros(2, 3, 1, 5)),
+        ("^x has .* an even head_dim", 0, torch.zeros(2, 3, 1, 5)),
         ("^x is torch.int64", 0, torch.zeros(2, 3, 1, 4, dtype=torch.int64)),
-        (r"^cosines is .* expected \(3, 2\)", 1, torch.zeros(2, 2)),
-        (r"^sines is .* expected \(3, 2\)", 2, torch.zeros(3, 4)),
+        (r"^cosines has .* expected \(3, 2\)", 1, torch.zeros(2, 2)),
+        (r"^sines has .* expected \(3, 2\)", 2, torch.zeros(3, 4)),
+        ("^x has values that are not finite", 0, torch.full((2, 3, 1, 4), torch.inf)),
+        ("^cosines has values that are not finite", 1, torch.full((3, 2), torch.nan)),
         ("^sines is on meta", 2, torch.zeros(3, 2, device="meta")),
     ],
 )

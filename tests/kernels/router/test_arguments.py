@@ -21,6 +21,10 @@ def arguments() -> dict[str, Tensor | str | int]:
         ("weight", torch.zeros(5)),
         ("weight", torch.zeros(5, 4, dtype=torch.int64)),
         ("weight", torch.zeros(5, 4, device="meta")),
+        ("x", torch.full((6, 4), torch.nan)),
+        ("weight", torch.full((5, 4), -torch.inf)),
+        ("selection_bias", torch.full((5,), torch.nan)),
+        ("selection_bias", torch.full((5,), torch.inf)),
         ("selection_bias", torch.zeros(4)),
         ("selection_bias", torch.zeros(5, 1)),
         ("selection_bias", torch.zeros(5, dtype=torch.int64)),
@@ -39,6 +43,12 @@ def test_named_in_the_message(name: str, value: Tensor | str | int) -> None:
 
 def test_right_arguments_pass() -> None:
     assert route(**arguments()).gates.shape == (6, 2)  # type: ignore[arg-type]
+
+
+def test_a_bias_of_minus_infinity_closes_an_expert() -> None:
+    bias = torch.tensor([0.0, -torch.inf, 0.0, 0.0, 0.0])
+    routed = route(**{**arguments(), "selection_bias": bias, "top_k": 4})  # type: ignore[arg-type]
+    assert not (routed.expert_index == 1).any()
 
 
 def test_no_experts_are_refused() -> None:
