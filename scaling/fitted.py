@@ -118,6 +118,12 @@ class Fit:
         """Root mean square of the scaled residuals: the standard deviation of log loss around the law."""
         return float(np.sqrt(np.mean(self.noise**2)))
 
+    @property
+    def freedom(self) -> float:
+        """Runs less the parameters that the runs determine."""
+        scaled = float(np.sum(self.noise**2))
+        return self.n_runs * float(np.sum(self.residuals**2)) / scaled if scaled > 0 else float(self.n_runs)
+
     def log_means(self, frame: pl.DataFrame) -> tuple[Array, Array]:
         """Return the law's log loss at the optimum (rows,) and under each parameter draw (rows, draws), noise-free."""
         x = self.law.variables(frame)
@@ -158,6 +164,7 @@ class Fit:
         state = {
             "objective_column": self.objective_column,
             "domains": list(self.law.domains),
+            "definition": self.law.definition,
             "theta": self.theta.tolist(),
             "draws": self.draws.tolist(),
             "residuals": self.residuals.tolist(),
@@ -180,7 +187,7 @@ class Fit:
             state = content["state"]
             holdout = content["holdout"]
             return cls(
-                law=get_law(content["law"]).for_domains(tuple(state["domains"])),
+                law=get_law(content["law"], state["definition"]).for_domains(tuple(state["domains"])),
                 objective_column=state["objective_column"],
                 n_runs=content["n_runs"],
                 objective=content["objective"],

@@ -67,7 +67,7 @@ class Pinned(Law):
         self.published = MappingProxyType(
             {name: {p.name: fit[p.name] for p in self.parameters} for name, fit in law.published.items()}
         )
-        self.regularised, self.domains = law.regularised, law.domains
+        self.regularised, self.domains, self.definition = law.regularised, law.domains, law.definition
         self._law, self._values, self._free = law, dict(values), free
         self._held = {law.index(name): float(law.parameters[law.index(name)].internal(v)) for name, v in values.items()}
 

@@ -1,13 +1,17 @@
 """The library of scaling laws: one file a law, each with its instance ``LAW``. Adding a file adds a law.
 
-``chinchilla:E=1.69`` is a law with a parameter held at a value (:mod:`moe_search.scaling.pinned`).
+``chinchilla:E=1.69`` is a law with a parameter held at a value (:mod:`moe_search.scaling.pinned`), ``path/to/law.yaml``
+one that a user wrote down (:mod:`moe_search.scaling.expression_law`).
 """
 
 import difflib
 import importlib
 import pkgutil
+import re
 from functools import cache
+from pathlib import Path
 
+from moe_search.scaling.expression_law import ExpressionLaw, read_law
 from moe_search.scaling.law import Law
 from moe_search.scaling.pinned import Pinned, parse_held
 from moe_search.spaces.errors import InvalidInputError
@@ -24,14 +28,24 @@ def law_names() -> tuple[str, ...]:
     return tuple(sorted(_laws()))
 
 
-def get_law(name: str) -> Law:
-    """Return the law called ``name``; ``name:PARAMETER=VALUE,...`` holds parameters at natural values.
+def get_law(name: str, definition: str | None = None) -> Law:
+    """Return the law called ``name``.
+
+    Args:
+        name: of a law of the library, or the path of a YAML file; ``:PARAMETER=VALUE,...`` after it holds parameters at
+            natural values.
+        definition: the text of the law, instead of a file's.
 
     Raises:
         InvalidInputError: there is none (the nearest name is suggested), or it cannot be held so.
     """
-    name, colon, held = name.partition(":")
-    law = _member(name)
+    base, colon, held = name.rpartition(":") if re.search(r":[^:/\\]*=", name) else (name, "", "")
+    if definition is not None:
+        law: Law = ExpressionLaw(definition, where=base)
+    elif base.endswith((".yaml", ".yml")):
+        law = read_law(Path(base))
+    else:
+        law = _member(base)
     return Pinned(law, parse_held(held)) if colon else law
 
 
