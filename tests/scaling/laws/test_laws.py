@@ -93,7 +93,7 @@ def test_adaptors_name_the_missing_column(name: str) -> None:
 @pytest.mark.parametrize("name", law_names())
 def test_adaptors_refuse_values_that_have_no_logarithm(name: str) -> None:
     frame = some_runs(np.random.default_rng(1), 3).with_columns(tokens=pl.Series([1e9, -1.0, 1e9]))
-    frame = frame.with_columns(train_flops=pl.Series([1e18, -1.0, 1e18]))
+    frame = frame.with_columns(train_flops=pl.Series([1e18, -1.0, 1e18]), n_active=pl.Series([1e6, -1.0, 1e6]))
     with pytest.raises(InvalidInputError, match=r"-1\.0 in 1 of 3 rows"):
         get_law(name).variables(frame)
 

@@ -17,6 +17,7 @@ TRUTHS = {
     "joint_moe": dict(get_law("joint_moe").published["ludziejewski2025"]),
     "efficiency_leverage": EFFICIENCY | {"A_start": 1.63e-2},
     "joint": JOINT | {"kappa": -0.1, "lambda": 0.02, "tau": 0.3},
+    "clark": dict(get_law("clark").published["clark2022_s_base"]),
     "compute": {"E": 1.8, "K": 900.0, "s": 0.15},
     "kaplan": dict(get_law("kaplan").published["kaplan2020"]),
     "gadre": dict(get_law("gadre").published["gadre2024_redpajama"]),
