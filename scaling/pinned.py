@@ -68,6 +68,8 @@ class Pinned(Law):
             {name: {p.name: fit[p.name] for p in self.parameters} for name, fit in law.published.items()}
         )
         self.regularised, self.domains, self.definition = law.regularised, law.domains, law.definition
+        self.held: Mapping[str, float] = MappingProxyType(dict(values))
+        """Name to natural value."""
         self._law, self._values, self._free = law, dict(values), free
         self._held = {law.index(name): float(law.parameters[law.index(name)].internal(v)) for name, v in values.items()}
 

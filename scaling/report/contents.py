@@ -32,6 +32,16 @@ class BudgetSummary:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How the laws were fitted."""
+
+    delta: float = 1e-3
+    """Where the Huber loss turns linear, in log loss."""
+    cluster: str | None = None
+    """The resampling unit, a Polars SQL expression; None: one row."""
+
+
+@dataclass(frozen=True)
 class ReportInput:
     """What :func:`~moe_search.scaling.report.render.render_report` shows; only title and frame are needed."""
 
@@ -42,6 +52,9 @@ class ReportInput:
     """Laws fitted to all runs."""
     comparison: Comparison | None = None
     """The same laws fitted below the largest scale and judged on it."""
+    refused: Sequence[tuple[str, str]] = ()
+    """(law, why) where a law could not be fitted to all runs."""
+    settings: Settings = Settings()
     recommendation: Recommendation | None = None
     effects: Sequence[Effect] | None = None
     budget: BudgetSummary | None = None

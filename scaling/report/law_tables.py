@@ -7,9 +7,13 @@ optimiser, starts, uncertainty, what the data do not identify.
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
 from moe_search.scaling.fitted import Estimate, Fit
+from moe_search.scaling.law import Parameter
+from moe_search.scaling.pinned import Pinned
 from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.equation import symbol, typeset
 from moe_search.scaling.report.numbers import NO_VALUE, duration, number, percent, power, signed
 from moe_search.scaling.report.tables import Cell, Column, Table, figure_cell, plain
 
@@ -55,6 +59,10 @@ class Checklist:
     name: str
     summary: str
     fit: Fit
+    letters: Markup | None
+    """The equation typeset; None where its text is not in the notation."""
+    numbers: Markup | None
+    """The same with the estimates put in; what is withheld keeps its letter."""
     objective: str
     parameters: Table
     derived: Table | None
@@ -67,17 +75,22 @@ def checklists(data: ReportInput) -> list[Checklist]:
 
 
 def _checklist(data: ReportInput, fit: Fit) -> Checklist:
-    unit = "bits per byte" if fit.objective_column == "bpb" else "nats per token"
+    unit = "bits per byte" if fit.objective_column.startswith("bpb") else "nats per token"
     shared = fit.starts_reached_best / fit.starts_total if fit.starts_total else 0.0
     drawn = len(fit.draws) if len(fit.draws) > 1 else 0
     reached = f"{fit.starts_reached_best} of {fit.starts_total} starts ({percent(shared)}) reached the best objective"
     prior = " and a weak prior" if fit.law.regularised else ""
-    sampled = f"{drawn} resamples of whole units, refitted; 95 % intervals"
+    by = f"units of {data.settings.cluster}" if data.settings.cluster else "single rows"
+    sampled = f"95 % intervals of {drawn} resamples of {by}, each refitted from the optimum"
     facts = {
-        "Data": f"{fit.n_runs} runs, {fit.objective_column} in {unit}, natural logarithm inside",
+        "As text": fit.law.equation,
+        "Units": f"{fit.objective_column} in {unit}; N, D and C are counts",
+        "Logarithms": _logarithms(fit),
+        "Data": f"{fit.n_runs} runs",
         "Source": fit.law.source,
         "Conventions": fit.law.convention.replace("`", ""),
-        "Objective": f"summed Huber loss of log residuals{prior}: {power(fit.objective, 4)}",
+        "Objective": f"Huber loss of ln predicted - ln observed, linear beyond {number(data.settings.delta)}, summed "
+        f"over runs (not averaged){prior}: {number(fit.objective, 10)} at the optimum",
         "Optimiser": f"batched, damped Newton; {reached}",
         "At the optimum": f"gradient norm {power(fit.gradient_norm)}, condition number {_condition(fit)}",
         "Residual": f"{percent(fit.residual_sd, 2)} of the loss (standard deviation, over the degrees of freedom)",
@@ -90,6 +103,7 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
     head = [
         Column("parameter"),
         Column("meaning"),
+        Column("unit"),
         Column("value", numeric=True),
         Column("std. error", numeric=True),
         Column("95 % interval", numeric=True),
@@ -99,12 +113,14 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
     for parameter in fit.law.parameters:
         cells = _estimate(fit.parameters[parameter.name])
         known = [figure_cell(number(fit.law.published[name].get(parameter.name), 4)) for name in published]
-        rows.append([Cell(parameter.name), Cell(parameter.meaning), *cells, *known])
+        rows.append([_sign(parameter), Cell(parameter.meaning), Cell(_unit(parameter, fit)), *cells, *known])
     derived = [[Cell(name.replace("_", " ")), *_estimate(estimate)] for name, estimate in fit.derived.items()]
     return Checklist(
         name=_name(fit),
         summary=f"{fit.n_runs} runs, {reached}, residual {percent(fit.residual_sd, 2)}",
         fit=fit,
+        letters=typeset(fit.law.equation),
+        numbers=typeset(fit.law.equation, _values(fit)),
         objective=unit,
         parameters=plain(head, rows),
         derived=plain(
@@ -114,6 +130,30 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
         else None,
         facts=facts,
     )
+
+
+def _values(fit: Fit) -> dict[str, float]:
+    """What stands for a letter: estimates, and the values that a parameter is held at."""
+    known = {name: estimate.value for name, estimate in fit.parameters.items() if estimate.value is not None}
+    return {**known, **(fit.law.held if isinstance(fit.law, Pinned) else {})}
+
+
+def _sign(parameter: Parameter) -> Cell:
+    """The letter as in the equation, with the name that files and commands use under it."""
+    return Cell(parameter.name, markup=symbol(parameter.name), small=parameter.name)
+
+
+def _unit(parameter: Parameter, fit: Fit) -> str:
+    """The unit of the fitted loss for what is proportional to it; all else has none of its own."""
+    if not parameter.unit:
+        return NO_VALUE
+    return "bits/byte" if fit.objective_column.startswith("bpb") else "nats/token"
+
+
+def _logarithms(fit: Fit) -> str:
+    written = [name for name in ("log10", "log2") if name in fit.law.equation]
+    inside = f"{' and '.join(written)} in the equation as written; " if written else ""
+    return f"{inside}natural in the objective and in residuals"
 
 
 def _name(fit: Fit) -> str:

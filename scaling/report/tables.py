@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from moe_search.scaling.report.figures.schedules import FREE, schedule_name
 from moe_search.scaling.report.numbers import duration, fixed, number, power, quantity
@@ -32,6 +33,8 @@ class Cell:
     value: float | str | None = None
     numeric: bool = False
     wrap: bool = False
+    markup: Markup | None = None
+    """Typeset text that stands instead of ``text``."""
     share: float | None = None
     """A small bar beside the text, as a share of one."""
     small: str = ""
