@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from moe_search.experiments.concluding import recommend_campaign, sanity
 from moe_search.experiments.fitting import fit_campaign
 from moe_search.experiments.opening import open_ledger
+from moe_search.experiments.presenting import warning_lines
 from moe_search.experiments.projecting import runs_frame
 from moe_search.experiments.recommending import recommend_from_fit
 from moe_search.experiments.reporting import knob_effects, made_by, report_input
@@ -80,6 +81,8 @@ def make_report(
         return _campaign_report(source, laws, log)
     table = read_table(source, mapping=mapping, where=where)
     fits = fit_campaign(table.frame, laws or law_names(), seed=0, log=log, cluster=None)
+    for line in (*table.warnings, *warning_lines(fits.final)):
+        log(f"warning: {line}")
     return render_report(
         ReportInput(
             title=source.name,
@@ -88,7 +91,7 @@ def make_report(
             comparison=fits.comparison,
             effects=knob_effects(table.frame),
             provenance=made_by(),
-            notes=table.notes,
+            notes=(*table.notes, *table.warnings),
         )
     )
 

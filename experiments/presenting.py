@@ -1,6 +1,6 @@
 """What a person reads at the end: the recommendation, how sure it is, and where everything lies."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -117,6 +117,13 @@ def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
     for row in list(rows)[:SHOWN]:
         table.add_row(*row)
     return table
+
+
+def warning_lines(fits: Sequence[Fit]) -> list[str]:
+    """Return the warnings of fits to one table, what they all say once and without a law's name."""
+    common = [line for line in fits[0].warnings if all(line in one.warnings for one in fits)] if fits else []
+    own = [f"{one.law.name}: {line}" for one in fits for line in one.warnings if line not in common]
+    return common + own
 
 
 def fits_table(fits: list[Fit], chosen: str = "") -> Table:

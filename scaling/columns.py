@@ -1,5 +1,6 @@
 """Raw columns of a runs table, as the adaptors of laws ask for them."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,20 +12,58 @@ from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.mixture import SUM_TOLERANCE
 
 
+class MissingValuesError(InvalidInputError):
+    """A column that a law reads has no finite number in some rows; a fit leaves such rows out.
+
+    Args:
+        column: the column.
+        rows: how many rows.
+        of: how many there are.
+        law: who reads it.
+    """
+
+    def __init__(self, column: str, rows: int, of: int, law: str) -> None:
+        self.column = column
+        super().__init__(
+            f"column {column!r} holds no finite number in {rows} of {of} rows",
+            where=f"law {law}",
+            allowed="positive numbers",
+            fix=f"--where '{column} > 0 AND {column} < 1e99'",
+        )
+
+
+def not_numbers(column: pl.Series, *, where: str) -> InvalidInputError:
+    """Return the error for a column that should hold numbers, with its first entry that is none."""
+    name = column.name
+    if column.dtype != pl.String:
+        return InvalidInputError(f"column {name!r} holds {column.dtype}, not numbers", where=where)
+    numbers = column.str.strip_chars().str.replace_all(",", "").cast(pl.Float64, strict=False)
+    bad = column.filter(numbers.is_null() & column.is_not_null())
+    return InvalidInputError(
+        f"{json.dumps(bad[0]) if len(bad) else 'every entry'} is not a number",
+        where=f"{where}, column {name!r}",
+        fix=f"--map '{name}=TRY_CAST(\"{name}\" AS DOUBLE)' leaves such rows without a value",
+    )
+
+
 def positive(frame: pl.DataFrame, *names: str, law: str) -> Array:
     """Return the first of the columns ``names`` that the table has, as positive float64 (runs,).
 
     Raises:
-        InvalidInputError: it has none of them, or the one it has holds a value that is not a positive number.
+        InvalidInputError: it has none of them, or the one it has holds a value that is not positive.
+        MissingValuesError: it has one with empty rows, or rows that are not finite.
     """
     present = [name for name in names if name in frame.columns]
     if not present:
         raise missing_column(names[0], frame.columns, where=f"law {law}")
     name = present[0]
     if not frame[name].dtype.is_numeric():
-        raise InvalidInputError(f"column {name!r} holds {frame[name].dtype}, not numbers", where=f"law {law}")
+        raise not_numbers(frame[name], where=f"law {law}")
     values = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    bad = ~(np.isfinite(values) & (values > 0))
+    missing = ~np.isfinite(values)
+    if missing.any():
+        raise MissingValuesError(name, int(missing.sum()), len(values), law)
+    bad = values <= 0
     if bad.any():
         raise InvalidInputError(
             f"column {name!r} holds {values[bad][0]} in {bad.sum()} of {len(values)} rows",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from moe_search.scaling.columns import domain_names
+from moe_search.scaling.columns import MissingValuesError, domain_names, not_numbers
 from moe_search.scaling.expressions import evaluate, mask
 from moe_search.scaling.fitted import Estimate, Fit, Observed
 from moe_search.scaling.holdout import score
@@ -23,6 +23,7 @@ from moe_search.scaling.identifiability import condition_number
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
 from moe_search.scaling.problem import Problem, build_problem
+from moe_search.scaling.table_checks import table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
 STARTS = 256
@@ -67,11 +68,13 @@ def fit(
     column = objective_column(frame, objective)
     usable, warnings = usable_runs(frame, column)
     _check_positive(usable[column])
+    law = law.for_domains(domain_names(usable))
+    usable, incomplete = complete_runs(law, usable)
+    warnings += [*incomplete, *table_warnings(usable, column)]
     held = mask(usable, holdout or "false", where="--holdout")
     train, test = usable.filter(~held), usable.filter(held)
     if holdout is not None and test.is_empty():
         raise InvalidInputError(f"no run meets {holdout!r}, so that there is nothing to hold out", where="--holdout")
-    law = law.for_domains(domain_names(usable))
     _enough(law, train.height)
     rng = np.random.default_rng(seed)
     problem = build_problem(law, train, column, usable, delta)
@@ -126,7 +129,7 @@ def objective_column(frame: pl.DataFrame, objective: str | None) -> str:
     for name in wanted:
         if name in frame.columns and frame[name].null_count() < frame.height:
             if not frame[name].dtype.is_numeric():
-                raise InvalidInputError(f"column {name!r} holds {frame[name].dtype}, not numbers", where="--objective")
+                raise not_numbers(frame[name], where="--objective")
             return name
     raise InvalidInputError(
         f"the table has no column {' or '.join(wanted)} with values",
@@ -136,8 +139,17 @@ def objective_column(frame: pl.DataFrame, objective: str | None) -> str:
 
 
 def usable_runs(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
-    """Return the finished runs with a value in ``column``, controls left out, and sentences on what was left out."""
+    """Return the finished runs with a value in ``column``, and sentences on what was left out.
+
+    Left out are controls, and rows that repeat another one exactly: as two observations they would narrow intervals.
+    """
+    frame, repeats = without_repeats(frame)
     warnings = []
+    if repeats:
+        warnings.append(
+            f"left out, because they repeat another row exactly: {repeats} of {frame.height + repeats} runs; if they "
+            "are repeated measurements, give each its seed or name in a column"
+        )
     reasons = (
         ("status", pl.col("status") != "finished", "did not finish"),
         ("router", pl.col("router") == "random", "have a random router, which is a control"),
@@ -149,6 +161,23 @@ def usable_runs(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[st
             if kept.height < frame.height:
                 warnings.append(f"left out, because they {reason}: {frame.height - kept.height} of {frame.height} runs")
             frame = kept
+    return frame, warnings
+
+
+def complete_runs(law: Law, frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return the runs that have a finite value in every column that ``law`` reads, and sentences on the others."""
+    warnings = []
+    for _ in range(frame.width):
+        try:
+            law.variables(frame)
+        except MissingValuesError as missing:
+            kept = frame.filter(pl.col(missing.column).cast(pl.Float64).is_finite().fill_null(value=False))
+            warnings.append(
+                f"left out, because they have no {missing.column}: {frame.height - kept.height} of {frame.height} runs"
+            )
+            frame = kept
+        else:
+            break
     return frame, warnings
 
 
@@ -166,10 +195,11 @@ def _check_positive(losses: pl.Series) -> None:
 def _enough(law: Law, runs: int) -> None:
     needed = 4 if law.regularised else len(law.parameters) + 1
     if runs < needed:
+        what = "1 run remains" if runs == 1 else f"{runs} runs remain"
         raise InvalidInputError(
-            f"{runs} runs remain, too few for the {len(law.parameters)} parameters of the law {law.name}",
+            f"{what}, too few for the {len(law.parameters)} parameters of the law {law.name}",
             allowed=f"at least {needed} finished runs that are not held out",
-            fix="a smaller --holdout" if runs else "check --where and --holdout",
+            fix="a smaller --holdout, or more runs of other sizes" if runs else "check --where and --holdout",
         )
 
 

@@ -5,7 +5,6 @@ A value that a run keeps per domain is a column per domain: ``weight/<domain>``,
 ``epochs/<domain>``; null where the run does not know the domain, which is not the same as a weight of 0.
 """
 
-import json
 import os
 import types
 import typing
@@ -17,7 +16,9 @@ from typing import Any, Final
 import polars as pl
 import polars.selectors as cs
 
+from moe_search.scaling.columns import not_numbers
 from moe_search.scaling.expressions import evaluate, mask
+from moe_search.scaling.table_checks import mapping_warnings
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.run import Run
@@ -54,6 +55,8 @@ class RunsTable:
     frame: pl.DataFrame
     notes: tuple[str, ...]
     """Sentences for the user: what was derived, coerced or left out."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what is suspicious about the mapping."""
 
 
 def runs_to_frame(runs: Sequence[Run]) -> pl.DataFrame:
@@ -150,7 +153,7 @@ def read_runs(path: Path | str, *, mapping: Mapping[str, str] | None = None, whe
             raise InvalidInputError(f"none of the {frame.height} rows of {path} meets {where!r}", where="--where")
         frame = kept
     _check_losses(frame, path)
-    return RunsTable(frame, (*notes, *derived))
+    return RunsTable(frame, (*notes, *derived), tuple(mapping_warnings(mapping or {})))
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -196,14 +199,9 @@ def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 def _check_numbers(frame: pl.DataFrame, path: Path) -> None:
     """A canonical number that is still text has an entry that is not a number: say which."""
     for column in frame.select(cs.string()):
-        if column.name in SCHEMA and SCHEMA[column.name].is_numeric():
-            numbers = column.str.strip_chars().str.replace_all(",", "").cast(pl.Float64, strict=False)
-            bad = column.filter(numbers.is_null() & column.is_not_null())
-            raise InvalidInputError(
-                f"{json.dumps(bad[0]) if len(bad) else 'every entry'} is not a number",
-                where=f"{path}, column {column.name!r}",
-                fix=f"--map '{column.name}=TRY_CAST({column.name} AS DOUBLE)' leaves such rows without a value",
-            )
+        name = column.name
+        if (name in SCHEMA and SCHEMA[name].is_numeric()) or name.startswith(tuple(PER_DOMAIN.values())):
+            raise not_numbers(column, where=str(path))
 
 
 def _derive(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:

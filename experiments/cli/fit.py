@@ -1,7 +1,7 @@
 """``moe-search fit``: scaling laws on any table of runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,10 @@ def fit(
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="EXPR", help="The unit that is resampled; default: one run.")
     ] = None,
-    objective: Annotated[Literal["bpb", "loss"] | None, typer.Option(help="Default: bpb where there is one.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The column of losses; default: bpb where there is one, else loss."),
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.", min=0)] = 1000,
     seed: Annotated[int, typer.Option(help="Of starts and resamples.", min=0)] = 0,
     output: Annotated[
@@ -46,7 +49,9 @@ def fit(
         --map 'train_flops="Training FLOP"' --map 'tokens=train_flops/(6*n_total)'
         --map 'loss=loss' --holdout 'train_flops > 1e21' --json
     """
-    from moe_search.experiments.presenting import fits_table, parameters_table
+    from dataclasses import replace
+
+    from moe_search.experiments.presenting import fits_table, parameters_table, warning_lines
     from moe_search.experiments.tables import parse_mapping, read_table
     from moe_search.experiments.workspace import write_text
     from moe_search.scaling.fit import fit as fit_law
@@ -68,10 +73,13 @@ def fit(
         )
         for each in laws
     ]
+    fits = [replace(one, warnings=tuple(dict.fromkeys((*table.warnings, *one.warnings)))) for one in fits]
     best = min(fits, key=lambda one: one.holdout.mape if one.holdout else one.objective)
     if output is not None:
         write_text(output, best.to_file_text())
         note(f"wrote the fit of {best.law.name} to {output}")
+    for line in warning_lines(fits):
+        warn(line)
     if json:
         print_json([one.to_json() for one in fits])
         return
@@ -79,7 +87,5 @@ def fit(
         out.print(parameters_table(one))
     out.print(fits_table(fits, best.law.name if len(fits) > 1 else ""))
     for one in fits:
-        for line in one.warnings:
-            warn(f"{one.law.name}: {line}")
         for group in one.unidentifiable:
             warn(f"{one.law.name}: {', '.join(group.parameters)} cannot be identified: {group.reason}")

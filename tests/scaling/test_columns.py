@@ -19,7 +19,7 @@ def test_values_without_a_logarithm_are_refused(value: float | None) -> None:
 
 
 def test_text_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="holds String, not numbers"):
+    with pytest.raises(InvalidInputError, match='"many" is not a number; nearest fix: --map'):
         positive(pl.DataFrame({"a": ["many"]}), "a", law="x")
 
 
