@@ -8,21 +8,23 @@ References: Hoffmann et al. 2022 (objective), Besiroglu et al. 2024 (sum, not av
 """
 
 import time
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from moe_search.scaling.censoring import BY_DEFAULT, Censored, censoring_notes, check_censored, sides
 from moe_search.scaling.columns import MissingValuesError, domain_names, not_numbers
-from moe_search.scaling.expressions import evaluate, mask
+from moe_search.scaling.expressions import mask
 from moe_search.scaling.fitted import Estimate, Fit, Observed
 from moe_search.scaling.holdout import score
 from moe_search.scaling.identifiability import condition_number
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
-from moe_search.scaling.problem import Problem, build_problem
+from moe_search.scaling.problem import build_problem
+from moe_search.scaling.resampling import Kind, choose_kind, resample, resampling_units
 from moe_search.scaling.table_checks import table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
@@ -42,6 +44,8 @@ def fit(
     objective: str | None = None,
     holdout: str | None = None,
     cluster: str | None = None,
+    resampling: Literal["auto"] | Kind = "auto",
+    censored: Collection[Censored] = BY_DEFAULT,
     resamples: int = 1000,
     seed: int = 0,
     delta: float = 1e-3,
@@ -56,6 +60,8 @@ def fit(
             ``loss``. Names that start with ``bpb`` hold bits a byte, others nats a token.
         holdout: a condition, as a Polars SQL expression; its rows are predicted, not fitted.
         cluster: the resampling unit, as a Polars SQL expression; None: one run.
+        resampling: the kind, see :mod:`~moe_search.scaling.resampling`; ``auto`` is ``pairs``.
+        censored: statuses whose losses bound the law from one side; runs with other statuses are left out.
         resamples: bootstrap resamples for intervals; 0 for none.
         seed: of starts and resamples.
         delta: where the Huber loss turns linear, in log loss.
@@ -65,22 +71,28 @@ def fit(
         InvalidInputError: a column is missing, or too few runs remain.
     """
     began = time.perf_counter()
+    check_censored(censored)
     column = objective_column(frame, objective)
-    usable, warnings = usable_runs(frame, column)
+    usable, warnings = usable_runs(frame, column, bounds=censored)
     _check_positive(usable[column])
     law = law.for_domains(domain_names(usable))
     usable, incomplete = complete_runs(law, usable)
     warnings += [*incomplete, *table_warnings(usable, column)]
     held = mask(usable, holdout or "false", where="--holdout")
-    train, test = usable.filter(~held), usable.filter(held)
+    bound = sides(usable)
+    train, test = usable.filter(~held), usable.filter(held & pl.Series(bound == 0))
+    bound = bound[~held.to_numpy()]
     if holdout is not None and test.is_empty():
         raise InvalidInputError(f"no run meets {holdout!r}, so that there is nothing to hold out", where="--holdout")
-    _enough(law, train.height)
+    observed = train.filter(pl.Series(bound == 0))
+    _enough(law, observed.height)
     rng = np.random.default_rng(seed)
-    problem = build_problem(law, train, column, usable, delta)
+    problem = build_problem(law, train, column, usable, delta, bound=bound)
     optimum = find_optimum(problem, starts, rng)
-    clusters = _clusters(train, cluster)
-    draws = _resample(problem, optimum, clusters, resamples, rng)
+    units = resampling_units(train, cluster)
+    chosen = choose_kind(resampling)
+    draws = resample(problem, optimum, units, chosen.kind, resamples=resamples, rng=rng)
+    residual = optimum.residual[problem.observed]
 
     withheld = {name for group in optimum.unidentifiable for name in group.parameters}
     at_bound = tuple(
@@ -88,18 +100,20 @@ def fit(
         for name, value, low, high in zip(law.names, optimum.theta, problem.lower, problem.upper, strict=True)
         if min(value - low, high - value) < 1e-6 * (high - low)
     )
-    warnings += _warnings(optimum, starts, at_bound, int(clusters.max()) + 1 if resamples else None, law)
+    warnings += _warnings(optimum, starts, at_bound, int(units.max()) + 1 if resamples else None, law)
     parameters, derived = _estimates(law, optimum.theta, draws, withheld)
     result = Fit(
         law=law,
         objective_column=column,
-        n_runs=problem.runs,
+        n_runs=observed.height,
+        n_bounds=train.height - observed.height,
         objective=optimum.objective,
         theta=optimum.theta,
         draws=draws,
-        residuals=optimum.residual,
-        noise=optimum.residual * np.sqrt(problem.runs / optimum.freedom),
-        design_share=_design_share(optimum.residual, train),
+        residuals=residual,
+        noise=residual * np.sqrt(max(observed.height / optimum.freedom, 1.0)),
+        design_share=_design_share(residual, observed),
+        resampling=chosen,
         parameters=parameters,
         derived=derived,
         starts_total=starts,
@@ -108,14 +122,15 @@ def fit(
         condition_number=condition_number(optimum.jacobian, huber_weight(optimum.residual, delta)),
         unidentifiable=optimum.unidentifiable,
         at_bound=at_bound,
-        observed=Observed.of(train),
+        observed=Observed.of(observed),
         warnings=tuple(warnings),
+        notes=tuple(censoring_notes(bound, optimum.residual)),
         holdout=None,
         seconds=0.0,
     )
     if test.height:
-        observed = test[column].cast(pl.Float64).to_numpy()
-        result = replace(result, holdout=score(result.predict(test, seed=seed), observed))
+        losses = test[column].cast(pl.Float64).to_numpy()
+        result = replace(result, holdout=score(result.predict(test, seed=seed), losses))
     return replace(result, seconds=time.perf_counter() - began)
 
 
@@ -138,10 +153,15 @@ def objective_column(frame: pl.DataFrame, objective: str | None) -> str:
     )
 
 
-def usable_runs(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[str]]:
+def usable_runs(frame: pl.DataFrame, column: str, *, bounds: Collection[str] = ()) -> tuple[pl.DataFrame, list[str]]:
     """Return the finished runs with a value in ``column``, and sentences on what was left out.
 
     Left out are controls, and rows that repeat another one exactly: as two observations they would narrow intervals.
+
+    Args:
+        frame: a runs table.
+        column: of the losses.
+        bounds: statuses of runs that are kept, too.
     """
     frame, repeats = without_repeats(frame)
     warnings = []
@@ -151,7 +171,7 @@ def usable_runs(frame: pl.DataFrame, column: str) -> tuple[pl.DataFrame, list[st
             "are repeated measurements, give each its seed or name in a column"
         )
     reasons = (
-        ("status", pl.col("status") != "finished", "did not finish"),
+        ("status", ~pl.col("status").is_in(["finished", *bounds]), "did not finish"),
         ("router", pl.col("router") == "random", "have a random router, which is a control"),
         (column, ~pl.col(column).cast(pl.Float64).is_finite(), f"have no {column}"),
     )
@@ -214,44 +234,6 @@ def _warnings(optimum: Optimum, starts: int, at_bound: tuple[str, ...], clusters
     if clusters is not None and clusters < FEWEST_CLUSTERS:
         warnings.append(f"only {clusters} resampling units: the intervals are narrower than they should be")
     return warnings
-
-
-def _clusters(train: pl.DataFrame, cluster: str | None) -> npt.NDArray[np.intp]:
-    """Number of the resampling unit of each run (runs,)."""
-    if cluster is None:
-        return np.arange(train.height)
-    units = evaluate(train, cluster, where="--cluster").cast(pl.String).fill_null("")
-    return np.unique(units.to_numpy(), return_inverse=True)[1]
-
-
-def _resample(
-    problem: Problem,
-    optimum: Optimum,
-    clusters: npt.NDArray[np.intp],
-    resamples: int,
-    rng: np.random.Generator,
-) -> Array:
-    """Refit all resamples of whole clusters at once, as multinomial weights (resamples, parameters).
-
-    Where the prior takes part its centre is resampled too: otherwise what only the prior says would look certain.
-    """
-    if resamples == 0:
-        return optimum.theta[None, :]
-    units = int(clusters.max()) + 1
-    weights = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(float)[:, clusters]
-    center = problem.center[None, :]
-    if optimum.precision.any():
-        scatter = np.sqrt(optimum.dispersion / optimum.precision)
-        center = center + scatter * rng.normal(size=(resamples, len(scatter)))
-    return problem.solve(
-        np.tile(optimum.theta, (resamples, 1)),
-        curvature="polish",
-        precision=optimum.precision,
-        weights=weights,
-        center=center,
-        max_iterations=60,
-        tolerance=1e-7,
-    ).theta
 
 
 def _design_share(residual: Array, train: pl.DataFrame) -> float:

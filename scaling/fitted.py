@@ -15,6 +15,7 @@ from moe_search.scaling.identifiability import Unidentifiable
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.prediction import Prediction
+from moe_search.scaling.resampling import Chosen
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -80,6 +81,9 @@ class Fit:
     objective_column: str
     """Name of the column that was fitted and is predicted."""
     n_runs: int
+    """Observed runs; bounds are not among them."""
+    n_bounds: int
+    """Runs whose loss bounds the law's from one side."""
     objective: float
     """Summed Huber loss of the log residuals (and the prior, where one took part) at the optimum."""
     theta: Array
@@ -92,6 +96,7 @@ class Fit:
     """(runs,): residuals scaled to the degrees of freedom, which predictions are drawn with."""
     design_share: float
     """Share of the residual variance that runs of one design have in common; 1 where the table does not tell."""
+    resampling: Chosen
     parameters: Mapping[str, Estimate]
     derived: Mapping[str, Estimate]
     starts_total: int
@@ -102,6 +107,8 @@ class Fit:
     at_bound: tuple[str, ...]
     observed: Observed
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    """Sentences on what was done with the table that are no reason for doubt."""
     holdout: Holdout | None
     seconds: float
 
@@ -140,17 +147,20 @@ class Fit:
         content = {
             "law": self.law.name,
             "n_runs": self.n_runs,
+            "n_bounds": self.n_bounds,
             "n_holdout": len(self.holdout.predictions) if self.holdout else 0,
             "objective": self.objective,
             "parameters": {name: asdict(estimate) for name, estimate in self.parameters.items()},
             "derived": {name: asdict(estimate) for name, estimate in self.derived.items()},
             "starts": {"total": self.starts_total, "reached_best": self.starts_reached_best},
+            "resampling": asdict(self.resampling),
             "condition_number": self.condition_number,
             "unidentifiable": [
                 {"parameters": list(group.parameters), "reason": group.reason} for group in self.unidentifiable
             ],
             "at_bound": list(self.at_bound),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "holdout": {**asdict(self.holdout), "predictions": list(self.holdout.predictions)}
             if self.holdout
             else None,
@@ -190,12 +200,14 @@ class Fit:
                 law=get_law(content["law"], state["definition"]).for_domains(tuple(state["domains"])),
                 objective_column=state["objective_column"],
                 n_runs=content["n_runs"],
+                n_bounds=content["n_bounds"],
                 objective=content["objective"],
                 theta=np.array(state["theta"]),
                 draws=np.array(state["draws"]),
                 residuals=np.array(state["residuals"]),
                 noise=np.array(state["noise"]),
                 design_share=state["design_share"],
+                resampling=Chosen(**content["resampling"]),
                 parameters={name: Estimate(**e) for name, e in content["parameters"].items()},
                 derived={name: Estimate(**e) for name, e in content["derived"].items()},
                 starts_total=content["starts"]["total"],
@@ -208,6 +220,7 @@ class Fit:
                 at_bound=tuple(content["at_bound"]),
                 observed=Observed({name: (low, high) for name, (low, high) in state["observed"].items()}),
                 warnings=tuple(content["warnings"]),
+                notes=tuple(content["notes"]),
                 holdout=Holdout(**{**holdout, "predictions": tuple(holdout["predictions"])}) if holdout else None,
                 seconds=content["seconds"],
             )

@@ -7,6 +7,7 @@ the objective is the pure Huber sum, comparable with published values.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from moe_search.scaling.identifiability import Unidentifiable, merged, undetermined_directions, unsupported_variables
 from moe_search.scaling.law import Array
@@ -39,8 +40,10 @@ class Optimum:
     """(parameters,): of the prior that took part; zeros for none."""
     dispersion: float
     """What turns the objective into a negative log likelihood."""
+    informative: npt.NDArray[np.bool_]
+    """(runs,): observed runs, and bounds that the law does not keep by itself."""
     freedom: float
-    """Runs less the parameters that the runs, not the prior, determine; at least 1."""
+    """Informative runs less the parameters that the runs, not the prior, determine; at least 1."""
     unidentifiable: tuple[Unidentifiable, ...]
 
 
@@ -66,7 +69,8 @@ def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
     theta, objective = polished.theta[winner], float(polished.objective[winner])
     residual, jacobian = (part[0] for part in problem.residuals(theta[None, :]))
     weight = huber_weight(residual, problem.delta)
-    freedom = max(problem.runs - _determined(problem, jacobian, weight, precision), 1.0)
+    informative = problem.observed | (residual != 0)
+    freedom = max(int(informative.sum()) - _determined(problem, jacobian, weight, precision), 1.0)
     dispersion = _dispersion(residual, problem.delta, freedom)
     return Optimum(
         theta=theta,
@@ -77,10 +81,11 @@ def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
         reached=int((ends.objective <= objective * (1 + REACHED)).sum()),
         precision=precision,
         dispersion=dispersion,
+        informative=informative,
         freedom=freedom,
         unidentifiable=merged(
             problem.law,
-            unsupported_variables(problem.law, problem.x),
+            unsupported_variables(problem.law, {name: values[informative] for name, values in problem.x.items()}),
             undetermined_directions(problem.law, (jacobian * weight) @ jacobian.T / dispersion),
         ),
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy.special import ndtri
 
@@ -33,17 +34,37 @@ class Problem:
     upper: Array
     basis: Array
     """(parameters, parameters): coordinates in which an amplitude is the size of its term at the mean run."""
+    bound: Array
+    """(runs,): 0 where the loss was observed, 1 where it bounds the law's loss from above, -1 from below."""
 
     @property
     def runs(self) -> int:
-        """Number of runs."""
+        """Number of runs, bounds included."""
         return len(self.log_y)
 
-    def residuals(self, theta: Array) -> tuple[Array, Array]:
-        """Return log predicted minus log observed (batch, runs) and its Jacobian (batch, parameters, runs)."""
+    @property
+    def observed(self) -> npt.NDArray[np.bool_]:
+        """Which runs (runs,) are observations, not bounds."""
+        observed: npt.NDArray[np.bool_] = self.bound == 0
+        return observed
+
+    def residuals(self, theta: Array, log_y: Array | None = None) -> tuple[Array, Array]:
+        """Return log predicted minus log observed (batch, runs) and its Jacobian (batch, parameters, runs).
+
+        Both are zero for a bound that the law keeps.
+
+        Args:
+            theta: (batch, parameters).
+            log_y: (batch, runs), other observations; None: those of the table.
+        """
         with np.errstate(all="ignore"):  # far starts overflow; the solver refuses such steps
             value, jacobian = self.law.log_loss_and_jacobian(theta, self.x)
-        return value - self.log_y, jacobian
+            residual: Array = value - (self.log_y if log_y is None else log_y)
+            if self.bound.any():
+                kept = (self.bound != 0) & ~(residual * self.bound > 0)
+                residual = np.where(kept, 0.0, residual)
+                jacobian = np.where(kept[:, None, :], 0.0, jacobian)
+        return residual, jacobian
 
     def solve(
         self,
@@ -53,33 +74,49 @@ class Problem:
         precision: Array,
         weights: Array | None = None,
         center: Array | None = None,
+        log_y: Array | None = None,
+        box: tuple[Array, Array] | None = None,
         max_iterations: int = 200,
         tolerance: float = 1e-10,
     ) -> Solution:
         """Minimise from each row of ``start`` (batch, parameters); see :func:`moe_search.scaling.solver.minimise`.
 
         A batch is solved in pieces whose Jacobians fit the processor's cache; the pieces do not influence each other.
+
+        Args:
+            start: (batch, parameters).
+            curvature: of the Huber loss.
+            precision: (parameters,), of the prior.
+            weights: (batch, runs) of the runs; None: 1.
+            center: (batch, parameters) of the prior; None: the problem's.
+            log_y: (batch, runs), other observations; None: those of the table.
+            box: lower and upper bounds, each (batch, parameters); None: the problem's.
+            max_iterations: at most.
+            tolerance: relative decrease below which a step is no progress.
         """
         weights = np.ones((1, self.runs)) if weights is None else weights
         center = self.center[None, :] if center is None else center
+        lower, upper = box or (self.lower[None, :], self.upper[None, :])
         piece = max(JACOBIAN_NUMBERS // (self.runs * len(self.center)), 1)
-        solutions = [
-            minimise(
-                self.residuals,
+
+        def solve_piece(rows: slice) -> Solution:
+            observed = None if log_y is None else log_y[rows]
+            return minimise(
+                lambda theta, some: self.residuals(theta, None if observed is None else observed[some]),
                 start[rows],
-                weights=weights if len(weights) == 1 else weights[rows],
+                weights=part(weights, rows),
                 delta=self.delta,
-                lower=self.lower,
-                upper=self.upper,
+                lower=part(lower, rows),
+                upper=part(upper, rows),
                 basis=self.basis,
-                mean=center if len(center) == 1 else center[rows],
+                mean=part(center, rows),
                 precision=precision,
                 curvature=curvature,
                 max_iterations=max_iterations,
                 tolerance=tolerance,
             )
-            for rows in (slice(first, first + piece) for first in range(0, len(start), piece))
-        ]
+
+        solutions = [solve_piece(slice(first, first + piece)) for first in range(0, len(start), piece)]
         return Solution(
             np.concatenate([s.theta for s in solutions]),
             np.concatenate([s.objective for s in solutions]),
@@ -106,8 +143,30 @@ class Problem:
         return np.clip(theta, self.lower, self.upper)
 
 
-def build_problem(law: Law, train: pl.DataFrame, column: str, everything: pl.DataFrame, delta: float) -> Problem:
-    """Return the problem of fitting ``column`` of ``train``; ``everything`` gives the ratio of the loss's units."""
+def part(values: Array, rows: slice) -> Array:
+    """Return the rows of a batch, or the one row that all problems share."""
+    return values if len(values) == 1 else values[rows]
+
+
+def build_problem(
+    law: Law,
+    train: pl.DataFrame,
+    column: str,
+    everything: pl.DataFrame,
+    delta: float,
+    *,
+    bound: Array | None = None,
+) -> Problem:
+    """Return the problem of fitting ``column`` of ``train``; ``everything`` gives the ratio of the loss's units.
+
+    Args:
+        law: the law.
+        train: the runs that are fitted.
+        column: of the losses.
+        everything: the table, held-out runs included.
+        delta: where the Huber loss turns linear, in log loss.
+        bound: (runs,) see :class:`Problem`; None: all losses were observed.
+    """
     x = law.variables(train)
     parameters = law.parameters
     center = np.array([float(p.internal(p.center)) + _unit_shift(p.unit, column, everything) for p in parameters])
@@ -127,6 +186,7 @@ def build_problem(law: Law, train: pl.DataFrame, column: str, everything: pl.Dat
         lower=lower,
         upper=upper,
         basis=basis,
+        bound=np.zeros(train.height) if bound is None else bound,
     )
 
 

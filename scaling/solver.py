@@ -22,8 +22,9 @@ from moe_search.scaling.law import Array
 
 Index = npt.NDArray[np.intp]
 
-Evaluate = Callable[[Array], tuple[Array, Array]]
-"""theta (batch, parameters) to residuals (batch, runs) and their Jacobian (batch, parameters, runs)."""
+Evaluate = Callable[[Array, Index], tuple[Array, Array]]
+"""theta (rows, parameters) of these problems of the batch to residuals (rows, runs) and their Jacobian
+(rows, parameters, runs). A residual that has no influence (of a bound that is kept) is zero with its derivatives."""
 
 LARGEST_STEP = 4.0
 """In internal units: a factor of 55 for a positive parameter."""
@@ -74,8 +75,8 @@ def minimise(
         start: (batch, parameters), inside the box.
         weights: (batch, runs) or (1, runs), non-negative.
         delta: where the Huber loss turns linear, in log loss.
-        lower: (parameters,).
-        upper: (parameters,).
+        lower: (batch, parameters) or (1, parameters); a parameter whose bounds are equal is held there.
+        upper: likewise.
         basis: (parameters, parameters); steps are computed in u with theta = basis u, which decorrelates them.
         mean: (batch, parameters) or (1, parameters): the prior's centre.
         precision: (parameters,): the prior's precision in units of the objective; 0 for none.
@@ -94,7 +95,7 @@ def minimise(
         return np.where(np.isfinite(total), total, np.inf)
 
     active: Index = np.arange(batch)
-    residual, jacobian = _finite(*evaluate(theta))
+    residual, jacobian = _finite(*evaluate(theta, active))
     objective[:] = value(residual, theta, active)
     damping, quiet = np.full(batch, 1e-2), np.zeros(batch, dtype=int)
     for _ in range(max_iterations):
@@ -104,7 +105,8 @@ def minimise(
         second = reweighted**2 if curvature == "explore" else (size <= delta).astype(float)
         gradient = np.matmul(jacobian, (w * np.clip(residual, -delta, delta))[:, :, None])[:, :, 0]
         gradient += precision * (at - _rows(mean, active))
-        held = ((at <= lower) & (gradient > 0)) | ((at >= upper) & (gradient < 0))
+        low, high = _rows(lower, active), _rows(upper, active)
+        held = ((at <= low) & (gradient > 0)) | ((at >= high) & (gradient < 0)) | (low == high)
         gradient_norm[active] = np.linalg.norm(np.where(held, 0.0, gradient), axis=1)
 
         transformed = np.matmul(basis.T, jacobian)
@@ -118,9 +120,9 @@ def minimise(
         slope = np.where(held, 0.0, gradient) @ basis
         hessian = np.where(held[:, :, None] | held[:, None, :], np.eye(parameters), hessian)
         step = -np.linalg.solve(hessian, np.where(held, 0.0, slope)[:, :, None])[:, :, 0] @ basis.T
-        trial = np.clip(at + np.clip(step, -LARGEST_STEP, LARGEST_STEP), lower, upper)
+        trial = np.clip(at + np.clip(step, -LARGEST_STEP, LARGEST_STEP), low, high)
 
-        new_residual, new_jacobian = _finite(*evaluate(trial))
+        new_residual, new_jacobian = _finite(*evaluate(trial, active))
         new = value(new_residual, trial, active)
         old = objective[active]
         better = new < old

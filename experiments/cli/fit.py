@@ -1,7 +1,7 @@
 """``moe-search fit``: scaling laws on any table of runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,13 @@ def fit(
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="EXPR", help="The unit that is resampled; default: one run.")
     ] = None,
+    resampling: Annotated[
+        Literal["auto", "pairs", "wild", "residual"],
+        typer.Option(help="What a resample is: runs drawn whole (pairs), or their residuals flipped or dealt anew."),
+    ] = "auto",
+    censored: Annotated[
+        str, typer.Option(metavar="STATUS,...", help="Statuses whose loss is a bound: truncated, diverged; or none.")
+    ] = "truncated",
     objective: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="The column of losses; default: bpb where there is one, else loss."),
@@ -54,6 +61,7 @@ def fit(
     from moe_search.experiments.presenting import fits_table, parameters_table, warning_lines
     from moe_search.experiments.tables import parse_mapping, read_table
     from moe_search.experiments.workspace import write_text
+    from moe_search.scaling.censoring import parse_censored
     from moe_search.scaling.fit import fit as fit_law
     from moe_search.scaling.laws import get_law
 
@@ -68,6 +76,8 @@ def fit(
             objective=objective,
             holdout=holdout,
             cluster=cluster,
+            resampling=resampling,
+            censored=parse_censored(censored),
             resamples=resamples,
             seed=seed,
         )
@@ -78,6 +88,8 @@ def fit(
     if output is not None:
         write_text(output, best.to_file_text())
         note(f"wrote the fit of {best.law.name} to {output}")
+    for line in dict.fromkeys(line for one in fits for line in one.notes):
+        note(line)
     for line in warning_lines(fits):
         warn(line)
     if json:

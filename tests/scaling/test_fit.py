@@ -91,15 +91,18 @@ def test_json_is_what_the_command_line_promises() -> None:
     assert list(content) == [
         "law",
         "n_runs",
+        "n_bounds",
         "n_holdout",
         "objective",
         "parameters",
         "derived",
         "starts",
+        "resampling",
         "condition_number",
         "unidentifiable",
         "at_bound",
         "warnings",
+        "notes",
         "holdout",
         "seconds",
     ]
