@@ -25,7 +25,7 @@ PARAMETER_COLUMNS: Final = (
     "n_active_non_embedding",
     "n_total_non_embedding",
 )
-PLAUSIBLE_SIZES: Final = (1e3, 1e14)
+PLAUSIBLE_SIZES: Final = (1e3, 1e15)
 """Parameters or tokens of a run: from fewer than any proxy's to more than anybody's."""
 PLAUSIBLE_FLOPS: Final = (1e7, 1e30)
 PLAUSIBLE_TOKENS_PER_PARAMETER: Final = (1e-3, 3e6)
@@ -41,6 +41,10 @@ LARGEST_BPB: Final = 8.0
 """Bits a byte of guessing bytes."""
 SMALLEST_LOSS: Final = 1.0
 """Nats a token of mixed text; code and mathematics alone go below, as do vocabularies of bytes."""
+SMALLEST_SHARE: Final = 0.5
+"""Of the loss on web text at the same parameters and tokens: published tables are above 0.7, log10 is 0.43 of ln."""
+LARGEST_LOW_LOSS: Final = 1.6
+"""Nats a token: a median above it is not called low, as the reference is rough where models are small."""
 SMALLEST_VOCABULARY: Final = 1024
 SAME_VOCABULARY: Final = 1.03
 """Vocabularies within this factor are one that was padded differently."""
@@ -173,13 +177,24 @@ def _loss_warnings(frame: pl.DataFrame, column: str) -> Iterator[str]:
             f"{column} is above {limit:.3g} nats a token, {guess}, in {above} of {len(losses)} runs: "
             f"if it is perplexity, --map 'loss=ln(...)'; if bits a token, --map 'loss=... * ln(2)'"
         )
-    small = known and np.nanmax(vocabulary) < SMALLEST_VOCABULARY
-    if "/" not in column and not small and np.quantile(losses, 0.05) < SMALLEST_LOSS:
+    if "/" not in column and not (known and np.nanmax(vocabulary) < SMALLEST_VOCABULARY) and _is_low(frame, column):
         yield (
-            f"{column} goes down to {losses.min():.3g} nats a token, less than models reach on mixed text: if it is a "
-            "base-10 logarithm, --map 'loss=... * ln(10)'; if bits a byte, call it bpb; if it is the loss on one kind "
-            "of text, name that (--map 'loss/code=...' --objective loss/code)"
+            f"{column} has a median of {np.median(losses):.3g} nats a token, less than such models reach on mixed "
+            "text: if it is a base-10 logarithm, --map 'loss=... * ln(10)'; if bits a byte, call it bpb; if it is the "
+            "loss on one kind of text, name that (--map 'loss/code=...' --objective loss/code)"
         )
+
+
+def _is_low(frame: pl.DataFrame, column: str) -> bool:
+    """Say whether the losses are far below those on web text (the refit of Besiroglu et al. 2024)."""
+    losses = _numbers(frame, column)
+    n_name = next((name for name in PARAMETER_COLUMNS if _has_numbers(frame, name)), None)
+    if n_name is not None and _has_numbers(frame, "tokens"):
+        web = 1.8172 + 482.01 / _numbers(frame, n_name) ** 0.3478 + 2085.43 / _numbers(frame, "tokens") ** 0.3658
+        share = losses / web
+        if np.isfinite(share).any():
+            return bool(np.nanmedian(share) < SMALLEST_SHARE and np.nanmedian(losses) < LARGEST_LOW_LOSS)
+    return bool(np.nanquantile(losses, 0.05) < SMALLEST_LOSS)
 
 
 def _of_another_column(frame: pl.DataFrame, column: str) -> str | None:
