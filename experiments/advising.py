@@ -11,7 +11,7 @@ from moe_search.experiments.opening import open_ledger
 from moe_search.experiments.presenting import warning_lines
 from moe_search.experiments.projecting import runs_frame
 from moe_search.experiments.recommending import recommend_from_fit
-from moe_search.experiments.reporting import knob_effects, made_by, report_input
+from moe_search.experiments.reporting import report_input, table_report_input
 from moe_search.experiments.spec.loading import SPEC_FILE, load_spec
 from moe_search.experiments.tables import read_table
 from moe_search.experiments.wording import UNITS
@@ -20,7 +20,6 @@ from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import law_names
 from moe_search.scaling.recommend import Recommendation, Target
 from moe_search.scaling.report.contents import ReportInput
-from moe_search.scaling.report.render import render_report
 from moe_search.spaces.errors import InvalidInputError
 
 Log = Callable[[str], None]
@@ -74,29 +73,40 @@ def _target(fields: Mapping[str, object]) -> Target:
 
 
 def make_report(
-    source: Path, *, laws: Sequence[str] | None, mapping: Mapping[str, str], where: str | None, log: Log
-) -> str:
-    """Return the HTML report of a campaign as it stands, or of a table of runs."""
+    source: Path,
+    *,
+    laws: Sequence[str] | None,
+    mapping: Mapping[str, str],
+    where: str | None,
+    holdout: str | None = None,
+    cluster: str | None = None,
+    objective: str | None = None,
+    log: Log,
+) -> ReportInput:
+    """Return what the report shows of a campaign as it stands, or of a table of runs.
+
+    Args:
+        source: a campaign's specification or folder, or a table.
+        laws: names of laws; None: the campaign's, or all.
+        mapping: of a table, as for :func:`~moe_search.scaling.runs.read_runs`, and so is ``where``.
+        where: which rows of a table are kept.
+        holdout: the rows of a table that laws are judged on; None: the largest scale.
+        cluster: the resampling unit of a table; None: one row.
+        objective: the column of a table that is fitted.
+        log: told what is being done.
+    """
     if is_campaign(source):
         return _campaign_report(source, laws, log)
     table = read_table(source, mapping=mapping, where=where)
-    fits = fit_campaign(table.frame, laws or law_names(), seed=0, log=log, cluster=None)
+    fits = fit_campaign(
+        table.frame, laws or law_names(), seed=0, log=log, cluster=cluster, holdout=holdout, objective=objective
+    )
     for line in (*table.warnings, *warning_lines(fits.final)):
         log(f"warning: {line}")
-    return render_report(
-        ReportInput(
-            title=source.name,
-            frame=table.frame,
-            fits=fits.final,
-            comparison=fits.comparison,
-            effects=knob_effects(table.frame),
-            provenance=made_by(),
-            notes=(*table.notes, *table.warnings),
-        )
-    )
+    return table_report_input(source, table, fits, cluster=cluster, seed=0)
 
 
-def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> str:
+def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> ReportInput:
     spec = load_spec(source)
     ledger = open_ledger(spec, Workspace(spec))
     rows = ledger.rows()
@@ -110,4 +120,4 @@ def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> str:
         log(f"no recommendation: {error}")
         recommendation = None
     notes = sanity(frame)
-    return render_report(report_input(spec, frame, rows, fits, recommendation, notes=notes))
+    return report_input(spec, frame, rows, fits, recommendation, notes=notes)

@@ -17,6 +17,7 @@ from moe_search.experiments.fitting import fit_campaign, fits_json
 from moe_search.experiments.projecting import Projection, runs_frame
 from moe_search.experiments.recommending import candidates, choose_predictor
 from moe_search.experiments.reporting import report_input
+from moe_search.experiments.reporting import write_report as write_report_files
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.experiments.wording import UNITS, counted
@@ -25,7 +26,6 @@ from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.recommend import Recommendation, Target, recommend
 from moe_search.scaling.recommendation import Choice
 from moe_search.scaling.report.decision import controls
-from moe_search.scaling.report.render import render_report
 from moe_search.scaling.report.runs_view import RunsView
 from moe_search.scaling.validation import Comparison
 from moe_search.search.ledger import Ledger
@@ -75,8 +75,7 @@ def conclude(
 
     def write_report(recommendation: Recommendation | None, notes: Sequence[str]) -> None:
         log("writing the report")
-        html = render_report(report_input(spec, frame, rows, fits, recommendation, notes=notes))
-        write_text(workspace.report, html)
+        write_report_files(workspace.report, report_input(spec, frame, rows, fits, recommendation, notes=notes))
 
     log("predicting the full scale")
     try:

@@ -25,6 +25,8 @@ class CampaignFits:
     """Fitted below the largest scale and judged on it; None where there are too few runs."""
     final: tuple[Fit, ...]
     """Fitted to all runs, the law to extrapolate with first."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """(law, why) where a law could not be fitted to all runs."""
 
     @property
     def chosen(self) -> Fit | None:
@@ -39,6 +41,8 @@ def fit_campaign(
     seed: int,
     log: Callable[[str], None],
     cluster: str | None = TRIAL,
+    holdout: str | None = None,
+    objective: str | None = None,
 ) -> CampaignFits:
     """Judge the laws on the held-out largest scale, then fit them to everything.
 
@@ -48,19 +52,33 @@ def fit_campaign(
         seed: of starts and resamples.
         log: told which laws were left out.
         cluster: the unit that is resampled.
+        holdout: the runs that laws are judged on; None: the largest scale.
+        objective: the column that is fitted; None: ``bpb``, else ``loss``.
     """
-    final = []
+    final, refused = [], []
     for name in laws:
         try:
-            final.append(fit(get_law(name), frame, cluster=cluster, resamples=RESAMPLES, seed=seed))
+            final.append(
+                fit(get_law(name), frame, objective=objective, cluster=cluster, resamples=RESAMPLES, seed=seed)
+            )
         except InvalidInputError as error:
             log(f"law {name} is left out: {error}")
+            refused.append((name, str(error)))
     try:
-        comparison = compare([one.law.name for one in final], frame, cluster=cluster, resamples=RESAMPLES, seed=seed)
+        comparison = compare(
+            [one.law.name for one in final],
+            frame,
+            holdout=holdout,
+            objective=objective,
+            cluster=cluster,
+            resamples=RESAMPLES,
+            seed=seed,
+        )
     except InvalidInputError as error:
         log(f"no held-out check: {error}")
-        return CampaignFits(None, tuple(sorted(final, key=lambda one: one.objective)))
-    return CampaignFits(comparison, tuple(sorted(final, key=lambda one: one.law.name != comparison.chosen)))
+        return CampaignFits(None, tuple(sorted(final, key=lambda one: one.objective)), tuple(refused))
+    final.sort(key=lambda one: one.law.name != comparison.chosen)
+    return CampaignFits(comparison, tuple(final), tuple(refused))
 
 
 def fits_json(fits: CampaignFits) -> str:

@@ -1,19 +1,28 @@
 """What the HTML report is made of, from a campaign or from a table of runs."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
 import moe_search
-from moe_search.experiments.fitting import CampaignFits
+from moe_search.experiments.examining import examine
+from moe_search.experiments.fitting import RESAMPLES, TRIAL, CampaignFits
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.loading import resolved_text
+from moe_search.experiments.workspace import write_text
 from moe_search.scaling.effects import Effect, effects
 from moe_search.scaling.recommend import Recommendation
-from moe_search.scaling.report.contents import BudgetSummary, ReportInput
+from moe_search.scaling.report.contents import BudgetSummary, ReportInput, Settings
+from moe_search.scaling.report.machine import report_csv, report_json
+from moe_search.scaling.report.render import render_report
+from moe_search.scaling.runs import RunsTable
 from moe_search.search.status import summarise
 from moe_search.search.trial import Row
 from moe_search.spaces.errors import InvalidInputError
@@ -37,12 +46,18 @@ def report_input(
         "seed": str(spec.seed),
         **made_by(),
         **_from_runs(frame),
+        "command line": command_line(),
     }
+    examined = examine(frame, fits.final, cluster=TRIAL, seed=spec.seed)
     return ReportInput(
         title=spec.name,
         frame=frame,
         fits=fits.final,
         comparison=fits.comparison,
+        refused=fits.refused,
+        settings=Settings(cluster=TRIAL),
+        sensitivity=examined.sensitivity,
+        rolling=examined.rolling,
         recommendation=recommendation,
         effects=knob_effects(frame),
         budget=BudgetSummary(
@@ -54,6 +69,64 @@ def report_input(
         provenance=provenance,
         notes=tuple(notes),
     )
+
+
+def table_report_input(
+    source: Path, table: RunsTable, fits: CampaignFits, *, cluster: str | None, seed: int
+) -> ReportInput:
+    """Return what the report of a table of runs shows.
+
+    Args:
+        source: the file that the table was read from.
+        table: the runs.
+        fits: the laws fitted to them.
+        cluster: the resampling unit of the fits.
+        seed: of their starts and resamples.
+    """
+    examined = examine(table.frame, fits.final, cluster=cluster, seed=seed)
+    return ReportInput(
+        title=source.name,
+        frame=table.frame,
+        fits=fits.final,
+        comparison=fits.comparison,
+        refused=fits.refused,
+        settings=Settings(cluster=cluster),
+        sensitivity=examined.sensitivity,
+        rolling=examined.rolling,
+        effects=knob_effects(table.frame),
+        provenance={
+            "seed": f"{seed} (of starts and of {RESAMPLES} resamples)",
+            **made_by(),
+            "table": str(source),
+            "sha256 of the table": file_hash(source),
+            **_from_runs(table.frame),
+            "command line": command_line(),
+        },
+        notes=(*table.notes, *table.warnings),
+    )
+
+
+def write_report(path: Path, data: ReportInput) -> tuple[Path, Path, Path]:
+    """Write the page to ``path``, and beside it all its numbers (``.json``) and the laws on each run (``.csv``).
+
+    Returns:
+        The three paths.
+    """
+    paths = path, path.with_suffix(".json"), path.with_suffix(".csv")
+    for each, text in zip(paths, (render_report(data), report_json(data), report_csv(data)), strict=True):
+        write_text(each, text)
+    return paths
+
+
+def command_line() -> str:
+    """Return the command that is running, as a shell would read it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file; of a campaign's folder, that of its table of runs."""
+    inside = path / "runs.parquet" if path.is_dir() else path
+    return hashlib.sha256(inside.read_bytes()).hexdigest()
 
 
 def knob_effects(frame: pl.DataFrame) -> tuple[Effect, ...] | None:

@@ -1,4 +1,4 @@
-"""``moe-search report``: one self-contained HTML file."""
+"""``moe-search report``: one self-contained HTML file, its numbers as JSON, and the laws on each run as CSV."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +20,21 @@ def report(
     ] = None,
     mapping: Mapping = None,
     where: Where = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option("--holdout", metavar="EXPR", help="Judge laws on these rows; default: the largest scale."),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="EXPR", help="The unit that is resampled; default: one run.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The column of losses; default: bpb where there is one, else loss."),
+    ] = None,
 ) -> None:
-    """Write one offline HTML file: runs, budget, fits with bands, held-out check, mixtures, schedules, recommendation.
+    """Write one offline HTML file: runs, equations, fits with intervals, held-out errors, residuals, sensitivity.
+
+    Beside it, under the same name: all its numbers (.json), and what each law says about each run (.csv).
 
     [bold]Examples[/bold]
 
@@ -29,9 +42,19 @@ def report(
       moe-search report chinchilla.csv --law chinchilla --map 'n_total="Model Size"' -o report.html
     """
     from moe_search.experiments.advising import make_report
+    from moe_search.experiments.reporting import write_report
     from moe_search.experiments.tables import parse_mapping
-    from moe_search.experiments.workspace import write_text
 
-    html = make_report(source, laws=law, mapping=parse_mapping(mapping or ()), where=where, log=note)
-    write_text(output, html)
-    out.print(str(output), soft_wrap=True)
+    data = make_report(
+        source,
+        laws=law,
+        mapping=parse_mapping(mapping or ()),
+        where=where,
+        holdout=holdout,
+        cluster=cluster,
+        objective=objective,
+        log=note,
+    )
+    page, numbers, table = write_report(output, data)
+    note(f"wrote all numbers of the page to {numbers}, and the laws' predictions of each run to {table}")
+    out.print(str(page), soft_wrap=True)

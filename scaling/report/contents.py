@@ -11,6 +11,8 @@ from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import Holdout
 from moe_search.scaling.recommendation import Recommendation
 from moe_search.scaling.report.runs_view import RunsView
+from moe_search.scaling.rolling import Rolling
+from moe_search.scaling.sensitivity import Sensitivity
 from moe_search.scaling.validation import Comparison
 from moe_search.spaces.architecture import MoEFFN
 
@@ -55,6 +57,10 @@ class ReportInput:
     refused: Sequence[tuple[str, str]] = ()
     """(law, why) where a law could not be fitted to all runs."""
     settings: Settings = Settings()
+    sensitivity: Sensitivity | str = "The sensitivity of the answer was not computed."
+    """Of the law to extrapolate with; or why there is none."""
+    rolling: Rolling | str = "Held-out errors over several cuts of compute were not computed."
+    """The laws fitted below several cuts of compute; or why there is none."""
     recommendation: Recommendation | None = None
     effects: Sequence[Effect] | None = None
     budget: BudgetSummary | None = None

@@ -13,6 +13,7 @@ from moe_search.scaling.fitted import Estimate, Fit
 from moe_search.scaling.law import Parameter
 from moe_search.scaling.pinned import Pinned
 from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.correlation import correlation
 from moe_search.scaling.report.equation import symbol, typeset
 from moe_search.scaling.report.numbers import NO_VALUE, duration, number, percent, power, signed
 from moe_search.scaling.report.tables import Cell, Column, Table, figure_cell, plain
@@ -175,14 +176,12 @@ def _correlations(fit: Fit) -> str:
     """Pairs of parameters whose estimates move together over the resamples."""
     if len(fit.draws) < 2:
         return "not known without resamples"
-    spread = np.sqrt(np.diag(fit.covariance))
-    safe = np.where(spread > 0, spread, 1.0)
-    correlation = fit.covariance / np.outer(safe, safe)
+    matrix = correlation(fit)
     names = fit.law.names
     pairs = [
-        f"{names[i]} and {names[j]} ({signed(float(correlation[i, j]), 2)})"
+        f"{names[i]} and {names[j]} ({signed(float(matrix[i, j]), 2)})"
         for i in range(len(names))
         for j in range(i)
-        if abs(correlation[i, j]) >= STRONG
+        if abs(matrix[i, j]) >= STRONG
     ]
     return ", ".join(pairs) if pairs else f"no pair of parameters above {STRONG}"

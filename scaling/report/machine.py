@@ -8,7 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from moe_search.scaling.fitted import Fit
 from moe_search.scaling.report.contents import ReportInput
+from moe_search.scaling.report.correlation import correlation
+from moe_search.scaling.report.points import points
+from moe_search.scaling.report.run_predictions import run_predictions
 
 FORMAT = 1
 """Version of the JSON block's layout."""
@@ -28,7 +32,10 @@ def numbers(data: ReportInput) -> dict[str, Any]:
         "budget": asdict(data.budget) if data.budget else None,
         "recommendation": data.recommendation.model_dump(mode="json") if data.recommendation else None,
         "effects": None if data.effects is None else [asdict(effect) for effect in data.effects],
-        "fits": [fit.to_json() for fit in data.laws],
+        "points": [asdict(point) for point in points(data)],
+        "settings": asdict(data.settings),
+        "fits": [{**fit.to_json(), **_of_the_fit(fit)} for fit in data.laws],
+        "refused": [{"law": law, "reason": reason} for law, reason in data.refused],
         "held_out": {
             "cut": comparison.holdout,
             "chosen": comparison.chosen,
@@ -38,10 +45,26 @@ def numbers(data: ReportInput) -> dict[str, Any]:
         }
         if comparison
         else None,
+        "rolling": data.rolling if isinstance(data.rolling, str) else data.rolling.to_json(),
+        "sensitivity": data.sensitivity if isinstance(data.sensitivity, str) else data.sensitivity.to_json(),
+        "predictions": run_predictions(data).to_dict(as_series=False),
         "runs": data.frame.drop(PER_EXPERT, strict=False).to_dict(as_series=False),
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+def _of_the_fit(fit: Fit) -> dict[str, Any]:
+    """What the page shows of a fit beyond its own JSON."""
+    return {
+        "equation": fit.law.equation,
+        "convention": fit.law.convention,
+        "source": fit.law.source,
+        "gradient_norm": fit.gradient_norm,
+        "resamples": len(fit.draws) if len(fit.draws) > 1 else 0,
+        "residual_sd": fit.residual_sd,
+        "correlation": {"parameters": list(fit.law.names), "matrix": correlation(fit).tolist()},
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -55,6 +78,16 @@ def _plain(value: Any) -> Any:
         case str() | int() | None:
             return value
     return str(value)
+
+
+def report_json(data: ReportInput) -> str:
+    """Return every number of the page as a JSON document."""
+    return json.dumps(numbers(data), allow_nan=False, indent=1, ensure_ascii=False) + "\n"
+
+
+def report_csv(data: ReportInput) -> str:
+    """Return :func:`~moe_search.scaling.report.run_predictions.run_predictions` as CSV."""
+    return run_predictions(data).write_csv()
 
 
 def script_json(value: Any) -> str:

@@ -21,9 +21,13 @@ from moe_search.scaling.report import decision, law_tables, numbers, tables
 from moe_search.scaling.report.choice_table import near_optimal
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import figures
+from moe_search.scaling.report.left_out import counted, left_out
 from moe_search.scaling.report.machine import csv_base64, script_json
 from moe_search.scaling.report.machine import numbers as all_numbers
+from moe_search.scaling.report.points import points
+from moe_search.scaling.report.rolling_table import rolling_table
 from moe_search.scaling.report.sections import SECTIONS
+from moe_search.scaling.report.sensitivity_table import sensitivity_table
 from moe_search.scaling.report.theme import style_axes
 
 
@@ -56,6 +60,7 @@ def render_report(data: ReportInput) -> str:
     chapters, drawings = _draw(data)
     plotly_js, report_js = get_plotlyjs(), _asset("report.js")
     seen, recommendation = data.view, data.recommendation
+    shown = {chapter.key for chapter in chapters.values() if chapter.shown}
     return (
         _environment()
         .get_template("report.html.j2")
@@ -68,6 +73,12 @@ def render_report(data: ReportInput) -> str:
             near=near_optimal(recommendation.near_optimal) if recommendation else None,
             held_out=law_tables.held_out(data),
             checklists=law_tables.checklists(data),
+            points=points(data),
+            shown=shown,
+            sensitivities=sensitivity_table(data),
+            rolling=rolling_table(data),
+            left_out=left_out(data),
+            counted=counted(data),
             statuses=_statuses(data.frame),
             failed=tables.failures(seen),
             runs_table=tables.all_runs(seen),
@@ -110,10 +121,10 @@ def _has_text(section: str, data: ReportInput) -> bool:
         case "neighbours":
             return data.recommendation is not None
         case "heldout":
-            return bool(data.held_out)
+            return bool(data.held_out) or not isinstance(data.rolling, str)
         case "checklist":
             return bool(data.laws)
-    return section in ("answer", "budget", "runs", "provenance")
+    return section in ("answer", "points", "sensitivity", "budget", "runs", "provenance")
 
 
 @cache

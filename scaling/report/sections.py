@@ -13,6 +13,7 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section("answer", "Recommendation"),
+    Section("points", "Ten points of a defended fit"),
     Section("neighbours", "Near-optimal alternatives"),
     Section("effects", "What mattered"),
     Section("cost", "Loss against training FLOPs"),
@@ -30,12 +31,14 @@ SECTIONS = (
         "what it has seen, says how far it can be trusted.",
     ),
     Section("residuals", "Residuals"),
+    Section("sensitivity", "Sensitivity"),
     Section("mixture", "Data mixture"),
     Section("schedules", "Capacity schedules"),
     Section("load", "Expert load"),
     Section("horizons", "Token horizons"),
     Section("budget", "Budget and runs"),
-    Section("runs", "All runs"),
     Section("checklist", "How the laws were fitted"),
+    Section("estimates", "What the estimates leave open"),
+    Section("runs", "All runs"),
     Section("provenance", "Provenance"),
 )

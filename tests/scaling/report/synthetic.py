@@ -15,8 +15,10 @@ from moe_search.scaling.fitted import Observed
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.predictor import LawPredictor
 from moe_search.scaling.recommend import Target, recommend
-from moe_search.scaling.report.contents import BudgetSummary, ReportInput
+from moe_search.scaling.report.contents import BudgetSummary, ReportInput, Settings
+from moe_search.scaling.rolling import roll
 from moe_search.scaling.runs import runs_to_frame
+from moe_search.scaling.sensitivity import sensitivity
 from moe_search.scaling.validation import compare
 from moe_search.spaces.accounting import train_flops
 from moe_search.spaces.architecture import Routing
@@ -156,11 +158,16 @@ def campaign(
         LawPredictor(next(f for f in fits if f.law.name == comparison.chosen)),
         observed=Observed.of(frame.filter(pl.col("status") == "finished")),
     )
+    chosen = next(f for f in fits if f.law.name == comparison.chosen)
+    largest = frame.filter(pl.col("status") == "finished").sort("train_flops").tail(1)
     return ReportInput(
         title="Quickstart: eight domains on two cores",
         frame=frame,
         fits=fits,
         comparison=comparison,
+        settings=Settings(cluster="trial"),
+        sensitivity=sensitivity(chosen, frame, {"loss of the largest run": largest}, cluster="trial", starts=8),
+        rolling=roll([get_law("fine_grained")], frame, cluster="trial", resamples=20, starts=8),
         recommendation=recommendation,
         effects=effects(frame),
         budget=BudgetSummary(
