@@ -10,6 +10,7 @@ from rich.text import Text
 
 from moe_search.experiments import numbers
 from moe_search.experiments.concluding import Conclusion
+from moe_search.experiments.importing import Imported
 from moe_search.experiments.wording import UNITS, mixture_words, schedule_name
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.recommend import Choice, Recommendation
@@ -178,6 +179,22 @@ def parameters_table(fitted: Fit) -> Table:
         error = f"{estimate.se:.2g}" if estimate.se is not None else ""
         span = f"{estimate.low:.4g} to {estimate.high:.4g}" if estimate.low is not None else ""
         table.add_row(name, f"{estimate.value:.4g}", error, span)
+    return table
+
+
+def import_table(done: Imported) -> Table:
+    """Return what became of somebody else's table."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("wrote", f"{done.output}, {done.rows} of {done.rows_read} rows")
+    for name, expression in done.mapped.items():
+        table.add_row("mapped", Text(f"{name} = {expression}"))
+    for title, names in (("had our name", done.recognised), ("derived", done.derived), ("carried along", done.carried)):
+        if names:
+            table.add_row(title, Text(", ".join(names)))
+    for reason, rows in done.dropped.items():
+        table.add_row("dropped", Text(f"{rows} rows: {reason}"))
     return table
 
 

@@ -1,4 +1,4 @@
-"""MLflow: the only module that imports it.
+"""MLflow: the only module that writes it; somebody else's stores are read by the importer.
 
 What a person sees there is a projection of the trial table, written by one process and rebuilt at will: one parent run
 for the campaign, one child for each ended trial, keyed by tags, so that writing twice changes nothing. A child exists

@@ -141,22 +141,44 @@ def read_runs(path: Path | str, *, mapping: Mapping[str, str] | None = None, whe
         InvalidInputError: no such file or column, a bad expression, text in a number, a loss that is not positive,
             or no row left.
     """
-    path = Path(path)
-    frame, notes = _numbers_from_text(_read(path))
+    return map_runs(read_file(Path(path)), source=str(path), mapping=mapping, where=where)
+
+
+def map_runs(
+    frame: pl.DataFrame, *, source: str, mapping: Mapping[str, str] | None = None, where: str | None = None
+) -> RunsTable:
+    """Give a table of anybody's our columns; what :func:`read_runs` does after reading.
+
+    Args:
+        frame: the table.
+        source: where it is from, for errors.
+        mapping: see :func:`read_runs`.
+        where: see :func:`read_runs`.
+
+    Raises:
+        InvalidInputError: no such column, a bad expression, text in a number, a loss that is not positive, or no row
+            left.
+    """
+    frame, notes = _numbers_from_text(frame)
     for name, expression in (mapping or {}).items():
         frame = frame.with_columns(evaluate(frame, expression, where=f"--map {name}").alias(name))
-    _check_numbers(frame, path)
+    _check_numbers(frame, source)
     frame, derived = _derive(frame)
     if where is not None:
         kept = frame.filter(mask(frame, where, where="--where"))
         if kept.is_empty():
-            raise InvalidInputError(f"none of the {frame.height} rows of {path} meets {where!r}", where="--where")
+            raise InvalidInputError(f"none of the {frame.height} rows of {source} meets {where!r}", where="--where")
         frame = kept
-    _check_losses(frame, path)
+    _check_losses(frame, source)
     return RunsTable(frame, (*notes, *derived), tuple(mapping_warnings(mapping or {})))
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_file(path: Path) -> pl.DataFrame:
+    """Return a Parquet, CSV or JSONL file (the last two plain or gzip) as it is.
+
+    Raises:
+        InvalidInputError: there is no such file, it is not valid, or it has no rows.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:]
     try:
         match suffixes:
@@ -196,12 +218,12 @@ def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return frame, notes
 
 
-def _check_numbers(frame: pl.DataFrame, path: Path) -> None:
+def _check_numbers(frame: pl.DataFrame, source: str) -> None:
     """A canonical number that is still text has an entry that is not a number: say which."""
     for column in frame.select(cs.string()):
         name = column.name
         if (name in SCHEMA and SCHEMA[name].is_numeric()) or name.startswith(tuple(PER_DOMAIN.values())):
-            raise not_numbers(column, where=str(path))
+            raise not_numbers(column, where=source)
 
 
 def _derive(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -229,7 +251,7 @@ def _derive(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return frame, notes
 
 
-def _check_losses(frame: pl.DataFrame, path: Path) -> None:
+def _check_losses(frame: pl.DataFrame, source: str) -> None:
     for name in ("loss", "bpb"):
         if name in frame.columns and frame[name].dtype.is_numeric():
             bad = frame[name].is_not_null() & ~frame[name].is_nan() & ~(frame[name] > 0)
@@ -237,7 +259,7 @@ def _check_losses(frame: pl.DataFrame, path: Path) -> None:
                 raise InvalidInputError(
                     f"{bad.sum()} of {frame.height} rows have a {name} that is not positive "
                     f"(the first is {frame[name].filter(bad)[0]})",
-                    where=f"{path}, column {name!r}",
+                    where=f"{source}, column {name!r}",
                     allowed=f"{name} > 0",
                     fix=f"--where '{name} > 0', or --map {name}=... if the column holds something else",
                 )

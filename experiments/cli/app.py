@@ -12,6 +12,7 @@ from moe_search.experiments.cli.count import count
 from moe_search.experiments.cli.doctor import doctor
 from moe_search.experiments.cli.export import export
 from moe_search.experiments.cli.fit import fit
+from moe_search.experiments.cli.import_ import import_
 from moe_search.experiments.cli.init import init
 from moe_search.experiments.cli.plan import plan
 from moe_search.experiments.cli.recommend import recommend
@@ -51,8 +52,8 @@ def moe_search(
 
 _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "A campaign, from one YAML file": (init, corpus, plan, run, worker, status, recommend, report, ui),
-    "Useful alone": (count, train, fit, export, doctor, bench),
+    "Useful alone": (count, train, import_, fit, export, doctor, bench),
 }
 for _panel, _verbs in _PANELS.items():
     for _verb in _verbs:
-        app.command(rich_help_panel=_panel)(_verb)
+        app.command(_verb.__name__.rstrip("_"), rich_help_panel=_panel)(_verb)

@@ -130,6 +130,7 @@ def test_the_names_in_json_are_documented(
         "status": {"name", "folder", *Status.model_fields},
         "corpus": {"root", *Manifest.model_fields},
         "fit": set(fits[0]),
+        "import": set(printed("import", "csv", "runs.csv", "-o", "runs.parquet", *mapping)),
         "doctor": set(printed("doctor")),
         "bench": set(
             printed(

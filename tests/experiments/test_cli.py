@@ -21,6 +21,7 @@ VERBS = (
     "status",
     "train",
     "fit",
+    "import",
     "recommend",
     "report",
     "export",
