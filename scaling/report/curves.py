@@ -53,6 +53,11 @@ def at_scale(seen: RunsView, design: Mapping[str, object], size: Array, tokens: 
     return pl.DataFrame(columns, strict=False)
 
 
+def flops_per_token(seen: RunsView, size: Array) -> Array:
+    """Return the training FLOPs of one token for models of ``size`` (rows,), as the runs have them."""
+    return _follow(seen, "train_flops", size, over="tokens")
+
+
 def _follow(seen: RunsView, name: str, size: Array, over: str = "") -> Array:
     """Interpolate a column (per unit of ``over``) at ``size``: straight lines in logarithms, prolonged at the ends."""
     values = np.log(seen.column(name) / (seen.column(over) if over else 1.0))

@@ -119,7 +119,8 @@ def _sensitivity(data: ReportInput) -> str:
     moved = [f"{variant.choice} ({variant.setting})" for variant in result.variants if _moves(result, variant)]
     if not moved:
         return f"none of {choices} moves an answer by more than {LARGE:g} standard errors"
-    return f"{len(moved)} of {choices} move an answer by more than {LARGE:g} standard errors: {listed(moved)}"
+    verb = "moves" if len(moved) == 1 else "move"
+    return f"{len(moved)} of {choices} {verb} an answer by more than {LARGE:g} standard errors: {listed(moved)}"
 
 
 def _moves(result: Sensitivity, variant: Variant) -> bool:

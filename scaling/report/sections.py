@@ -24,6 +24,7 @@ SECTIONS = (
         "itself. Each point is a run, moved to that design by the law, so that its distance to the curve is its own "
         "residual; hover for what was observed.",
     ),
+    Section("isoflop", "Iso-FLOP curves"),
     Section(
         "heldout",
         "Held-out check",

@@ -45,7 +45,7 @@ def draw(data: ReportInput) -> list[Plot] | str:
             row=1,
             col=column,
         )
-    figure.update_xaxes(range=[left, right], title_text="observed")
+    figure.update_xaxes(range=[left, right], title_text=f"observed ({data.view.objective.unit})")
     figure.update_yaxes(range=[low, high])
     figure.update_yaxes(title_text=f"predicted ({data.view.objective.unit})", row=1, col=1)
     cut = f" Held out: {tidy(data.comparison.holdout)}." if data.comparison else ""

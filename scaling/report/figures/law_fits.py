@@ -1,6 +1,7 @@
 """The laws as curves with 95 % bands through the runs: over tokens at each size, over size at each token horizon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -47,61 +48,68 @@ def _law(seen: RunsView, fit: Fit) -> Plot:
     there = expected(fit, at_scale(seen, design, sizes[rows], tokens[rows]))
     moved = np.full(len(sizes), np.nan)
     moved[rows] = seen.column(fit.objective_column)[rows] / expected(fit, seen.usable[rows.tolist()]) * there
-    figure = make_subplots(cols=2, rows=1, shared_yaxes=True, horizontal_spacing=0.04)
+    panels = [
+        _Panel(
+            "size: ",
+            seen.sizes,
+            tokens,
+            quantity_axis(list(tokens), "training tokens (count)", seen.horizons.centers),
+            lambda grid, size: curve(fit, at_scale(seen, design, size, grid)),
+        ),
+        _Panel(
+            "tokens: ",
+            seen.horizons,
+            sizes,
+            quantity_axis(list(sizes), f"{seen.size_words} (count)", seen.sizes.centers),
+            lambda grid, horizon: curve(fit, at_scale(seen, design, grid, horizon)),
+        ),
+    ]
+    panels = [panel for panel in panels if len(np.unique(panel.x)) > 1]
+    if not panels:
+        raise InvalidInputError("all runs have the same size and the same tokens")
+    figure = make_subplots(cols=len(panels), rows=1, shared_yaxes=True, horizontal_spacing=0.04)
     figure.update_layout(blank().layout)
-
-    _panel(
-        figure,
-        1,
-        groups=seen.sizes,
-        x=tokens,
-        loss=lambda grid, size: curve(fit, at_scale(seen, design, size, grid)),
-        moved=moved,
-        hover=seen.hover,
-    )
-    _panel(
-        figure,
-        2,
-        groups=seen.horizons,
-        x=sizes,
-        loss=lambda grid, horizon: curve(fit, at_scale(seen, design, grid, horizon)),
-        moved=moved,
-        hover=seen.hover,
-    )
-    figure.update_xaxes(**quantity_axis(list(tokens), "training tokens", seen.horizons.centers), row=1, col=1)
-    figure.update_xaxes(**quantity_axis(list(sizes), seen.size_words, seen.sizes.centers), row=1, col=2)
+    beside = sum(len(panel.groups.labels) for panel in panels) <= MOST_ENTRIES
+    legend = figure.layout.legend.to_plotly_json()
+    for column, panel in enumerate(panels, start=1):
+        _draw(figure, column, panel, moved, seen.hover)
+        figure.update_xaxes(**panel.axis, row=1, col=column)
+        place = {} if column == 1 else {"x": 0.56} if beside else {"y": -0.2, "yanchor": "top"}
+        words = {"text": panel.legend, "font": {"size": 12}}
+        figure.update_layout({_legend(column): {**legend, **place, "title": words}})
     figure.update_yaxes(title_text=seen.objective.axis, row=1, col=1)
-    beside = len(seen.sizes.labels) + len(seen.horizons.labels) <= MOST_ENTRIES
-    place = {"x": 0.52} if beside else {"y": -0.2, "yanchor": "top"}
-    right = {**figure.layout.legend.to_plotly_json(), **place, "title": {"text": "tokens: ", "font": {"size": 12}}}
-    left = {"title": {"text": "size: ", "font": {"size": 12}}}
-    figure.update_layout(height=430 if beside else 480, legend=left, legend2=right)
-    return Plot(
-        figure, f"Law {fit.law.name.replace('_', ' ')}", f"{fit.law.equation} ({fit.law.convention.replace('`', '')})"
-    )
+    figure.update_layout(height=430 if beside or len(panels) == 1 else 480)
+    return Plot(figure, f"Law {fit.law.name.replace('_', ' ')}", fit.law.convention.replace("`", "") + ".")
 
 
-def _panel(
-    figure: go.Figure,
-    column: int,
-    *,
-    groups: Groups,
-    x: Array,
-    loss: Hypothesis,
-    moved: Array,
-    hover: list[str],
-) -> None:
+@dataclass(frozen=True)
+class _Panel:
+    """One axis to draw the law over, one curve a group of the other."""
+
+    legend: str
+    groups: Groups
+    x: Array
+    axis: Mapping[str, object]
+    loss: Hypothesis
+
+
+def _legend(column: int) -> str:
+    return "legend" if column == 1 else f"legend{column}"
+
+
+def _draw(figure: go.Figure, column: int, panel: _Panel, moved: Array, hover: list[str]) -> None:
     """Draw a curve, its band and its runs for every group."""
+    groups, x = panel.groups, panel.x
     grid = np.geomspace(x.min() / 1.15, x.max() * 1.15, STEPS)
     for index, color in enumerate(sequence(len(groups.labels))):
         place = {
             "row": 1,
             "col": column,
             "legendgroup": f"{column}-{index}",
-            "legend": "legend" if column == 1 else f"legend{column}",
+            "legend": _legend(column),
         }
         inside = np.flatnonzero((groups.index == index) & np.isfinite(moved))
-        middle, low, high = loss(grid, np.full(STEPS, groups.centers[index]))
+        middle, low, high = panel.loss(grid, np.full(STEPS, groups.centers[index]))
         figure.add_scatter(x=[*grid, *grid[::-1]], y=[*high, *low[::-1]], **band(color), **place)
         figure.add_scatter(
             x=grid,

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from scipy.stats import rankdata
 
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.curves import expected
@@ -20,9 +21,11 @@ NUMERIC = {
     "n_active_non_embedding": "active parameters,<br>without embeddings",
     "n_active": "active parameters",
     "n_total_non_embedding": "total parameters,<br>without embeddings",
+    "n_total": "total parameters",
     "tokens": "training tokens",
     "granularity": "granularity G",
     "activation_ratio": "activation ratio A",
+    "expansion": "expansion (total over active<br>expert parameters)",
     "n_experts": "experts per layer",
     "load_imbalance": "load imbalance",
 }
@@ -46,8 +49,7 @@ def draw(data: ReportInput) -> list[Plot] | str:
     except InvalidInputError as failure:
         return f"The residuals of the law {law} cannot be computed: {failure}."
     names = [name for name in (*NUMERIC, *CATEGORICAL) if seen.has(name, vary=True)]
-    if "n_active_non_embedding" in names and "n_active" in names:
-        names.remove("n_active")
+    names = [name for place, name in enumerate(names) if not _seen_already(seen, name, names[:place])]
     if not names:
         return "No variable varies, so there is nothing to plot residuals against."
     height = -(-len(names) // COLUMNS)
@@ -83,6 +85,14 @@ def draw(data: ReportInput) -> list[Plot] | str:
         else f"Grey band: two standard deviations between seeds of one design ({percent(noise, 2)} each)."
     )
     return [Plot(figure, f"Residuals of {law}", caption)]
+
+
+def _seen_already(seen: RunsView, name: str, before: list[str]) -> bool:
+    """Whether a column orders the runs as one before it does: its panel would be the same picture."""
+    if name in CATEGORICAL:
+        return False
+    order = rankdata(seen.column(name))
+    return any(np.array_equal(order, rankdata(seen.column(other))) for other in before if other in NUMERIC)
 
 
 def _categories(figure: go.Figure, seen: RunsView, name: str, rows: Rows, panel: dict[str, int]) -> list[object]:
