@@ -31,6 +31,8 @@ FAR = 100.0
 """FLOPs beyond the largest run, as a factor, from which the answer is called a hypothesis."""
 WIDE = 0.1
 """Half width of the 95 % interval, relative, from which it is called wide."""
+AT_THE_LIMIT = 0.95
+"""Of ``max_tokens``, from which it binds: sizes are whole numbers, and the budget is spent on one of them."""
 GIGABYTE = 1e9
 
 
@@ -142,7 +144,7 @@ def recommend(
     unconstrained = min(_best_of_each(search, feasible=False).values(), key=lambda point: point.loss)
     best = choices[0]
     binding = unconstrained.violated
-    if target.max_tokens is not None and best.tokens >= target.max_tokens:
+    if target.max_tokens is not None and best.tokens >= AT_THE_LIMIT * target.max_tokens:
         binding = (*binding, "max_tokens")
     near = [choice for choice in choices if choice.overlap_95]
     extrapolation = _extrapolation(best, observed)

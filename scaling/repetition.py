@@ -1,4 +1,4 @@
-"""How many different tokens a run has seen: from a column of them, or from how often each domain was repeated."""
+"""Repeated tokens: how many different ones a run has seen, and what the repeated ones are worth."""
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,25 @@ def unique_tokens(frame: pl.DataFrame, *, law: str) -> Array:
             share += np.nan_to_num(of_mixture) / repeats
             weight += np.nan_to_num(of_mixture)
     return tokens * (share + 1.0 - np.minimum(weight, 1.0))
+
+
+def worth(amount: Array, unique: Array, lasting: Array) -> tuple[Array, Array]:
+    """Return ln of what ``amount`` is worth in fresh units, and its derivative by ln ``lasting``, each (batch, runs).
+
+        u (1 + lasting (1 - exp(-r / lasting))),    u = min(unique, amount), r = amount / u - 1 repetitions
+
+    Source: Muennighoff et al. 2023, equation 5.
+
+    Args:
+        amount: (runs,), of tokens or of parameters.
+        unique: (runs,), how many of them are not repeated.
+        lasting: (batch, 1), how many repetitions are worth having.
+    """
+    fresh = np.minimum(unique, amount)
+    repeats = amount / fresh - 1
+    left = np.exp(-repeats / lasting)
+    total = 1 + lasting * (1 - left)
+    return np.log(fresh) + np.log(total), (lasting * (1 - left) - repeats * left) / total
 
 
 def _numbers(frame: pl.DataFrame, name: str) -> Array:

@@ -19,7 +19,7 @@ import polars as pl
 
 from moe_search.scaling.columns import positive
 from moe_search.scaling.law import Array, Law, Parameter, Term, Variables, amplitude, exponent
-from moe_search.scaling.repetition import unique_tokens
+from moe_search.scaling.repetition import unique_tokens, worth
 
 PARAMETERS_PER_UNIQUE_TOKEN = 0.051
 
@@ -72,22 +72,13 @@ class Muennighoff(Law):
     def terms(self, theta: Sequence[Array], x: Variables) -> Sequence[Term]:
         """Return E, A/N'^alpha and B/D'^beta."""
         e, a, b, alpha, beta, r_n, r_d = theta
-        size, by_r_n = _worth(x["N"], PARAMETERS_PER_UNIQUE_TOKEN * x["U"], np.exp(r_n))
-        data, by_r_d = _worth(x["D"], x["U"], np.exp(r_d))
+        size, by_r_n = worth(x["N"], PARAMETERS_PER_UNIQUE_TOKEN * x["U"], np.exp(r_n))
+        data, by_r_d = worth(x["D"], x["U"], np.exp(r_d))
         return (
             Term(e, {0: 1.0}),
             Term(a - alpha * size, {1: 1.0, 3: -size, 5: -alpha * by_r_n}),
             Term(b - beta * data, {2: 1.0, 4: -data, 6: -beta * by_r_d}),
         )
-
-
-def _worth(amount: Array, unique: Array, lasting: Array) -> tuple[Array, Array]:
-    """Return ln of what ``amount`` (runs,) is worth, and its derivative by ln ``lasting`` (batch, 1)."""
-    fresh = np.minimum(unique, amount)
-    repeats = amount / fresh - 1
-    left = np.exp(-repeats / lasting)
-    worth = 1 + lasting * (1 - left)
-    return np.log(fresh) + np.log(worth), (lasting * (1 - left) - repeats * left) / worth
 
 
 LAW = Muennighoff()

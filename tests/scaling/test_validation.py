@@ -7,8 +7,8 @@ from moe_search.scaling.validation import compare
 from moe_search.spaces.errors import InvalidInputError
 
 
-def runs(expansion_matters: bool, count: int = 80) -> pl.DataFrame:
-    rng = np.random.default_rng(0)
+def runs(expansion_matters: bool, count: int = 80, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
     active, tokens = 10 ** rng.uniform(5.5, 7, count), 10 ** rng.uniform(6.5, 8.5, count)
     expansion = 2.0 ** rng.integers(0, 6, count)
     frame = pl.DataFrame(
@@ -22,7 +22,8 @@ def runs(expansion_matters: bool, count: int = 80) -> pl.DataFrame:
     )
     law = get_law("joint")
     effect = -0.12 if expansion_matters else 0.0
-    truth = {p.name: p.center for p in law.parameters} | {"delta": effect, "omega": effect, "zeta": 0.0}
+    elsewhere = {"A": 1.5, "B": 0.8, "alpha": 0.34, "beta": 0.36}  # not where the law's prior has its centre
+    truth = {p.name: p.center for p in law.parameters} | elsewhere | {"delta": effect, "omega": effect, "zeta": 0.0}
     loss = law.predict(truth, law.variables(frame)) * np.exp(0.004 * rng.normal(size=count))
     return frame.with_columns(pl.Series("bpb", loss))
 
@@ -37,7 +38,7 @@ def test_the_law_that_sees_what_matters_wins() -> None:
 
 
 def test_the_simpler_law_wins_a_tie() -> None:
-    result = compare(["chinchilla", "joint"], runs(expansion_matters=False), resamples=50)
+    result = compare(["chinchilla", "joint"], runs(expansion_matters=False, seed=1), resamples=50)
     assert result.chosen == "chinchilla"
 
 
