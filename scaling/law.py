@@ -129,6 +129,11 @@ class Law(ABC):
         del domains
         return self
 
+    def groups(self, frame: pl.DataFrame) -> tuple[str, ...]:
+        """Return what of a table the law is bound to, where that is not its mixture domains; else nothing."""
+        del frame
+        return ()
+
     def derived(self, natural: Mapping[str, Array]) -> dict[str, Array]:
         """Return quantities that follow from the parameters (batch,), in natural units."""
         del natural

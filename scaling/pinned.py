@@ -77,6 +77,10 @@ class Pinned(Law):
         """Return the law with the same values held, bound to these domains."""
         return Pinned(self._law.for_domains(domains), self._values)
 
+    def groups(self, frame: pl.DataFrame) -> tuple[str, ...]:
+        """Return what the law underneath is bound to."""
+        return self._law.groups(frame)
+
     def variables(self, frame: pl.DataFrame) -> Variables:
         """Return the variables of the law underneath."""
         return self._law.variables(frame)

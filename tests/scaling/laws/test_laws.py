@@ -8,11 +8,14 @@ from moe_search.scaling.law import Array
 from moe_search.scaling.laws import get_law, law_names
 from moe_search.scaling.laws.efficiency_leverage import LAW as LEVERAGE
 from moe_search.scaling.laws.fine_grained import LAW as FINE_GRAINED
+from moe_search.scaling.laws.joint import D0, N0
 from moe_search.scaling.laws.joint_moe import LAW as JOINT_MOE
 from moe_search.spaces.errors import InvalidInputError
 
+DOMAINS = ("a", "b", "c")
 
-def some_variables(rng: np.random.Generator, runs: int) -> dict[str, Array]:
+
+def some_variables(rng: np.random.Generator, runs: int, domains: tuple[str, ...] = ()) -> dict[str, Array]:
     return {
         "N": 10 ** rng.uniform(6, 10, runs),
         "D": 10 ** rng.uniform(7, 11, runs),
@@ -25,9 +28,13 @@ def some_variables(rng: np.random.Generator, runs: int) -> dict[str, Array]:
         "U": 10 ** rng.uniform(6, 10, runs),
         "D1": 10 ** rng.uniform(7, 11, runs),
         "D2": 10 ** rng.uniform(7, 11, runs),
-        "R": rng.uniform(1, 20, (runs, 1)),
-        "S": rng.uniform(20, 200, (runs, 1)),
         "w": rng.dirichlet(np.ones(4), runs) * 4,
+        "r": rng.uniform(0.01, 1, runs),
+        "s": 10 ** rng.uniform(2, 5, runs),
+        "h": rng.dirichlet(np.ones(len(domains)), runs) if domains else np.ones((runs, 1)),
+        "lr": 10 ** rng.uniform(-4, -2, runs),
+        "batch": 10 ** rng.uniform(4, 7, runs),
+        "sweep": np.ones((runs, 1)),
     }
 
 
@@ -48,6 +55,13 @@ def some_runs(rng: np.random.Generator, runs: int) -> pl.DataFrame:
             "activation_ratio": 1 / expansion,
             "granularity": granularity,
             "train_flops": 6 * active * tokens,
+            "learning_rate": 10 ** rng.uniform(-4, -2, runs),
+            "batch_tokens": 10 ** rng.uniform(4, 7, runs),
+            "domain_weight": rng.uniform(0.01, 1, runs),
+            **{
+                f"weight/{name}": column
+                for name, column in zip(DOMAINS, rng.dirichlet(np.ones(3), runs).T, strict=True)
+            },
         }
     )
 
@@ -58,10 +72,13 @@ def test_the_library_is_what_its_folder_holds() -> None:
         get_law("chinchila")
 
 
+@pytest.mark.parametrize("domains", [(), DOMAINS])
 @pytest.mark.parametrize("name", law_names())
-def test_jacobian_is_the_derivative_of_the_log_loss(name: str) -> None:
-    law, rng = get_law(name), np.random.default_rng(0)
-    x = some_variables(rng, 9)
+def test_jacobian_is_the_derivative_of_the_log_loss(name: str, domains: tuple[str, ...]) -> None:
+    law, rng = get_law(name).for_domains(domains), np.random.default_rng(0)
+    if domains and not law.domains:
+        return  # a law without coefficients by domain is the same law
+    x = some_variables(rng, 9, domains)
     theta = np.array([p.internal(p.center) + 0.3 * p.spread * rng.normal(size=5) for p in law.parameters]).T
     value, jacobian = law.log_loss_and_jacobian(theta, x)
     np.testing.assert_allclose(value, law.log_loss(theta, x))
@@ -95,7 +112,9 @@ def test_adaptors_name_the_missing_column(name: str) -> None:
 def test_adaptors_refuse_values_that_have_no_logarithm(name: str) -> None:
     frame = some_runs(np.random.default_rng(1), 3).with_columns(tokens=pl.Series([1e9, -1.0, 1e9]))
     frame = frame.with_columns(train_flops=pl.Series([1e18, -1.0, 1e18]), n_active=pl.Series([1e6, -1.0, 1e6]))
-    with pytest.raises(InvalidInputError, match=r"-1\.0 in 1 of 3 rows"):
+    frame = frame.with_columns(pl.Series("weight/a", [1.0, -1.0, 1.0]), pl.lit(0.0).alias("weight/b"))
+    frame = frame.with_columns(pl.Series("weight/c", [0.0, 2.0, 0.0]))
+    with pytest.raises(InvalidInputError, match=r"-1\.0 in 1 of 3 rows|1 of 3 runs are not a mixture"):
         get_law(name).variables(frame)
 
 
@@ -169,3 +188,36 @@ def test_efficiency_leverage_is_a_ratio_of_compute_at_equal_loss() -> None:
         for c, a in ((1e20, 0.05), (1e20 * factor, 1.0))
     )
     assert sparse == pytest.approx(dense, rel=1e-3)  # EL(A = 1) itself drifts by a few per mille with C
+
+
+def test_joint_nests_the_published_laws() -> None:
+    joint, rng = get_law("joint"), np.random.default_rng(3)
+    x = some_variables(rng, 20) | {"w": np.ones((20, 8))}
+    plain = {"E": 1.8, "alpha": 0.35, "beta": 0.37, "delta": 0.0, "zeta": 0.0, "omega": 0.0, "kappa": 0.0}
+    plain |= {"lambda": 0.0, "tau": 0.3, "A": 480 * N0**-0.35, "B": 2000 * D0**-0.37}
+    dense = {"E": 1.8, "A": 480.0, "B": 2000.0, "alpha": 0.35, "beta": 0.37}
+    np.testing.assert_allclose(joint.predict(plain, x), get_law("chinchilla").predict(dense, x))
+
+    published = JOINT_MOE.published["ludziejewski2025"]
+    unsaturated = published | {"E_start": 1.0, "E_max": 1e6, "zeta": 0.0}
+    same = plain | {
+        "E": published["c"],
+        "alpha": -published["alpha"],
+        "beta": -published["beta"],
+        "A": published["a"] * N0 ** published["alpha"],
+        "B": published["b"] * D0 ** published["beta"],
+        "delta": published["delta"] + published["gamma"] * np.log(N0),
+        "zeta": published["gamma"],
+        "omega": published["omega"],
+    }
+    np.testing.assert_allclose(joint.predict(same, x | {"X": x["E"]}), JOINT_MOE.predict(unsaturated, x), rtol=1e-4)
+
+
+def test_joint_mixture_is_best_uniform_and_free_when_domains_share_everything() -> None:
+    joint = get_law("joint")
+    rows = np.array([[1.0, 1, 1, 1], [2, 1, 0.5, 0.5], [4, 0, 0, 0]])
+    x = {name: np.ones(3) * 1e6 for name in ("N", "D")} | {name: np.ones(3) for name in ("X", "G")} | {"w": rows}
+    center = {p.name: p.center for p in joint.parameters}
+    losses = joint.predict(center, x)
+    assert losses[0] < losses[1] < losses[2]
+    assert np.ptp(joint.predict(center | {"tau": 1.0}, x)) == pytest.approx(0, abs=1e-12)
