@@ -8,7 +8,6 @@ from moe_search.scaling.law import Array
 from moe_search.scaling.laws import get_law, law_names
 from moe_search.scaling.laws.efficiency_leverage import LAW as LEVERAGE
 from moe_search.scaling.laws.fine_grained import LAW as FINE_GRAINED
-from moe_search.scaling.laws.joint import D0, N0
 from moe_search.scaling.laws.joint_moe import LAW as JOINT_MOE
 from moe_search.spaces.errors import InvalidInputError
 
@@ -28,6 +27,8 @@ def some_variables(rng: np.random.Generator, runs: int, domains: tuple[str, ...]
         "U": 10 ** rng.uniform(6, 10, runs),
         "D1": 10 ** rng.uniform(7, 11, runs),
         "D2": 10 ** rng.uniform(7, 11, runs),
+        "R": rng.uniform(1, 20, (runs, 1)),
+        "S": rng.uniform(20, 200, (runs, 1)),
         "w": rng.dirichlet(np.ones(4), runs) * 4,
         "r": rng.uniform(0.01, 1, runs),
         "s": 10 ** rng.uniform(2, 5, runs),
@@ -188,36 +189,3 @@ def test_efficiency_leverage_is_a_ratio_of_compute_at_equal_loss() -> None:
         for c, a in ((1e20, 0.05), (1e20 * factor, 1.0))
     )
     assert sparse == pytest.approx(dense, rel=1e-3)  # EL(A = 1) itself drifts by a few per mille with C
-
-
-def test_joint_nests_the_published_laws() -> None:
-    joint, rng = get_law("joint"), np.random.default_rng(3)
-    x = some_variables(rng, 20) | {"w": np.ones((20, 8))}
-    plain = {"E": 1.8, "alpha": 0.35, "beta": 0.37, "delta": 0.0, "zeta": 0.0, "omega": 0.0, "kappa": 0.0}
-    plain |= {"lambda": 0.0, "tau": 0.3, "A": 480 * N0**-0.35, "B": 2000 * D0**-0.37}
-    dense = {"E": 1.8, "A": 480.0, "B": 2000.0, "alpha": 0.35, "beta": 0.37}
-    np.testing.assert_allclose(joint.predict(plain, x), get_law("chinchilla").predict(dense, x))
-
-    published = JOINT_MOE.published["ludziejewski2025"]
-    unsaturated = published | {"E_start": 1.0, "E_max": 1e6, "zeta": 0.0}
-    same = plain | {
-        "E": published["c"],
-        "alpha": -published["alpha"],
-        "beta": -published["beta"],
-        "A": published["a"] * N0 ** published["alpha"],
-        "B": published["b"] * D0 ** published["beta"],
-        "delta": published["delta"] + published["gamma"] * np.log(N0),
-        "zeta": published["gamma"],
-        "omega": published["omega"],
-    }
-    np.testing.assert_allclose(joint.predict(same, x | {"X": x["E"]}), JOINT_MOE.predict(unsaturated, x), rtol=1e-4)
-
-
-def test_joint_mixture_is_best_uniform_and_free_when_domains_share_everything() -> None:
-    joint = get_law("joint")
-    rows = np.array([[1.0, 1, 1, 1], [2, 1, 0.5, 0.5], [4, 0, 0, 0]])
-    x = {name: np.ones(3) * 1e6 for name in ("N", "D")} | {name: np.ones(3) for name in ("X", "G")} | {"w": rows}
-    center = {p.name: p.center for p in joint.parameters}
-    losses = joint.predict(center, x)
-    assert losses[0] < losses[1] < losses[2]
-    assert np.ptp(joint.predict(center | {"tau": 1.0}, x)) == pytest.approx(0, abs=1e-12)

@@ -10,6 +10,7 @@ from moe_search.scaling.laws.farseer import coefficients_of
 
 EFFICIENCY = {"E": 1.6, "K": 2000.0, "s": 0.16, "a": 1.23, "d": -7.61e-2, "gamma": 1.67e-2, "beta": -1.17e-1}
 JOINT = {"E": 0.6, "A": 1.2, "B": 0.5, "alpha": 0.3, "beta": 0.4, "delta": -0.1, "zeta": 0.0, "omega": -0.03}
+JOINT |= {"eta": 0.0, "E_start": 2.0, "E_max": 300.0, "mu": 1.0, "kappa": -0.1, "gamma": 0.6, "lambda": 0.005}
 FARSEER = {"a3": -0.021, "gamma": 0.169, "b3": 0.091, "a2": 88.01, "beta": -0.1, "b2": -6.287}
 DENSE = {"E": 1.5, "A": 480.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
 VALLEY = dict(get_law("step_law").published["li2025"]) | {"h": 0.012, "s": 0.7, "g": 0.01, "t": 0.2, "k": 0.4}
@@ -20,7 +21,7 @@ TRUTHS = {
     "fine_grained": dict(get_law("fine_grained").published["krajewski2024"]),
     "joint_moe": dict(get_law("joint_moe").published["ludziejewski2025"]),
     "efficiency_leverage": EFFICIENCY | {"A_start": 1.63e-2},
-    "joint": JOINT | {"kappa": -0.1, "lambda": 0.02, "tau": 0.3},
+    "joint": JOINT | {"rho": 0.025, "R_D": 12.0, "tau": 0.3},
     "clark": dict(get_law("clark").published["clark2022_s_base"]),
     "compute": {"E": 1.8, "K": 900.0, "s": 0.15},
     "kaplan": dict(get_law("kaplan").published["kaplan2020"]),
