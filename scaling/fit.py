@@ -24,6 +24,8 @@ from moe_search.scaling.identifiability import condition_number
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
 from moe_search.scaling.problem import build_problem
+from moe_search.scaling.profiles import profile
+from moe_search.scaling.repeats import seed_deviation
 from moe_search.scaling.resampling import Kind, choose_kind, resample, resampling_units
 from moe_search.scaling.table_checks import table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
@@ -47,6 +49,7 @@ def fit(
     resampling: Literal["auto"] | Kind = "auto",
     censored: Collection[Censored] = BY_DEFAULT,
     resamples: int = 1000,
+    profiles: bool = False,
     seed: int = 0,
     delta: float = 1e-3,
     starts: int = STARTS,
@@ -63,6 +66,7 @@ def fit(
         resampling: the kind, see :mod:`~moe_search.scaling.resampling`; ``auto`` is ``pairs``.
         censored: statuses whose losses bound the law from one side; runs with other statuses are left out.
         resamples: bootstrap resamples for intervals; 0 for none.
+        profiles: whether to profile the likelihood of every parameter, too.
         seed: of starts and resamples.
         delta: where the Huber loss turns linear, in log loss.
         starts: starts of the optimiser.
@@ -113,6 +117,7 @@ def fit(
         residuals=residual,
         noise=residual * np.sqrt(max(observed.height / optimum.freedom, 1.0)),
         design_share=_design_share(residual, observed),
+        seed_sd=seed_deviation(observed, column),
         resampling=chosen,
         parameters=parameters,
         derived=derived,
@@ -125,6 +130,7 @@ def fit(
         observed=Observed.of(observed),
         warnings=tuple(warnings),
         notes=tuple(censoring_notes(bound, optimum.residual)),
+        profiles=profile(problem, optimum) if profiles else (),
         holdout=None,
         seconds=0.0,
     )

@@ -15,6 +15,7 @@ from moe_search.scaling.identifiability import Unidentifiable
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.prediction import Prediction
+from moe_search.scaling.profiles import Profile
 from moe_search.scaling.resampling import Chosen
 from moe_search.spaces.errors import InvalidInputError
 
@@ -96,6 +97,8 @@ class Fit:
     """(runs,): residuals scaled to the degrees of freedom, which predictions are drawn with."""
     design_share: float
     """Share of the residual variance that runs of one design have in common; 1 where the table does not tell."""
+    seed_sd: float | None
+    """Standard deviation of log loss between runs that differ in their seed alone; None without repeats."""
     resampling: Chosen
     parameters: Mapping[str, Estimate]
     derived: Mapping[str, Estimate]
@@ -109,6 +112,8 @@ class Fit:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     """Sentences on what was done with the table that are no reason for doubt."""
+    profiles: tuple[Profile, ...]
+    """Of all parameters; none where they were not asked for."""
     holdout: Holdout | None
     seconds: float
 
@@ -153,6 +158,7 @@ class Fit:
             "parameters": {name: asdict(estimate) for name, estimate in self.parameters.items()},
             "derived": {name: asdict(estimate) for name, estimate in self.derived.items()},
             "starts": {"total": self.starts_total, "reached_best": self.starts_reached_best},
+            "seed_sd": self.seed_sd,
             "resampling": asdict(self.resampling),
             "condition_number": self.condition_number,
             "unidentifiable": [
@@ -181,6 +187,7 @@ class Fit:
             "noise": self.noise.tolist(),
             "design_share": self.design_share,
             "gradient_norm": self.gradient_norm,
+            "profiles": [one.to_json() for one in self.profiles],
             "observed": {name: list(span) for name, span in self.observed.ranges.items()},
         }
         return json.dumps({**self.to_json(), "state": state}, allow_nan=False)
@@ -207,6 +214,7 @@ class Fit:
                 residuals=np.array(state["residuals"]),
                 noise=np.array(state["noise"]),
                 design_share=state["design_share"],
+                seed_sd=content["seed_sd"],
                 resampling=Chosen(**content["resampling"]),
                 parameters={name: Estimate(**e) for name, e in content["parameters"].items()},
                 derived={name: Estimate(**e) for name, e in content["derived"].items()},
@@ -221,6 +229,7 @@ class Fit:
                 observed=Observed({name: (low, high) for name, (low, high) in state["observed"].items()}),
                 warnings=tuple(content["warnings"]),
                 notes=tuple(content["notes"]),
+                profiles=tuple(Profile.from_json(one) for one in state["profiles"]),
                 holdout=Holdout(**{**holdout, "predictions": tuple(holdout["predictions"])}) if holdout else None,
                 seconds=content["seconds"],
             )

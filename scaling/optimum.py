@@ -21,6 +21,8 @@ POLISHED = 8
 LEAST_NOISE = 2e-3
 """Standard deviation of log loss that the weak prior is weighed against at least: seeds alone differ by about that."""
 
+LEAST_SLOPE = 1e-3
+
 
 @dataclass(frozen=True)
 class Optimum:
@@ -95,6 +97,17 @@ def huber_weight(residual: Array, delta: float) -> Array:
     """Return min(1, δ/|r|): what a residual weighs in the reweighted least squares that has the same optimum."""
     weight: Array = delta / np.maximum(np.abs(residual), delta)
     return weight
+
+
+def mean_slope(residual: Array, delta: float) -> float:
+    """Mean derivative of ψ over observed residuals (runs,), which an estimate's variance is inverse to the square of.
+
+    It is taken over a window that holds half of the residuals: inside ``delta`` alone lie, where ``delta`` is far below
+    the noise, hardly more residuals than the fit has parameters.
+    """
+    size = np.abs(residual)
+    window = max(delta, float(np.quantile(size, 0.5)))
+    return max(float((size <= window).mean()) * delta / window, LEAST_SLOPE)
 
 
 def _dispersion(residual: Array, delta: float, freedom: float) -> float:

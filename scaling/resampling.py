@@ -20,7 +20,7 @@ import polars as pl
 
 from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.law import Array
-from moe_search.scaling.optimum import Optimum
+from moe_search.scaling.optimum import Optimum, mean_slope
 from moe_search.scaling.problem import Problem
 from moe_search.spaces.errors import InvalidInputError
 
@@ -33,7 +33,6 @@ WEBB = np.sqrt(np.array([0.5, 1.0, 1.5]))
 """Sizes of six-point weights (Webb 2023): with few units, two signs give too few different tables."""
 LARGEST_LEVERAGE = 0.9
 """Of a run that alone determines a parameter: its own residual then says nothing."""
-LEAST_SLOPE = 1e-3
 FEW_FOR_SIGNS = 12
 """Units below which six-point weights replace signs: 2^12 tables are more than are drawn."""
 
@@ -112,13 +111,9 @@ def corrected_residuals(problem: Problem, optimum: Optimum) -> Array:
     """Residuals (runs,) at the optimum, each moved outwards by its run's influence on its own prediction.
 
     To first order that is h/(1-h) ψ(r)/s, with the leverage h, the derivative ψ of the Huber loss and its mean slope s.
-    The slope is taken over a window that holds half of the residuals: inside ``delta`` alone lie, where ``delta`` is
-    far below the noise, hardly more residuals than the fit has parameters.
     """
     residual, delta = optimum.residual, problem.delta
-    size = np.abs(residual[problem.observed])
-    window = max(delta, float(np.quantile(size, 0.5)))
-    slope = max(float((size <= window).mean()) * delta / window, LEAST_SLOPE)
+    slope = mean_slope(residual[problem.observed], delta)
     rows = problem.basis.T @ np.where(optimum.informative, optimum.jacobian, 0.0)
     information = rows @ rows.T
     prior = (problem.basis.T * optimum.precision) @ problem.basis / slope

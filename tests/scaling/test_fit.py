@@ -97,6 +97,7 @@ def test_json_is_what_the_command_line_promises() -> None:
         "parameters",
         "derived",
         "starts",
+        "seed_sd",
         "resampling",
         "condition_number",
         "unidentifiable",
