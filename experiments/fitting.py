@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from moe_search.scaling.calibration import widen
 from moe_search.scaling.fit import fit
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import get_law
@@ -58,9 +59,8 @@ def fit_campaign(
     final, refused = [], []
     for name in laws:
         try:
-            final.append(
-                fit(get_law(name), frame, objective=objective, cluster=cluster, resamples=RESAMPLES, seed=seed)
-            )
+            one = fit(get_law(name), frame, objective=objective, cluster=cluster, resamples=RESAMPLES, seed=seed)
+            final.append(widen(one, frame, cluster=cluster, seed=seed))
         except InvalidInputError as error:
             log(f"law {name} is left out: {error}")
             refused.append((name, str(error)))

@@ -1,4 +1,6 @@
-"""How far beyond its runs a prediction lies, in decades of training compute."""
+"""How far beyond its runs a prediction lies, in decades of training compute, of size and of tokens."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -13,23 +15,48 @@ SIZES = ("n_active", "n_active_non_embedding", "n_total", "n_total_non_embedding
 
 def compute_of(frame: pl.DataFrame) -> Array | None:
     """Return the training FLOPs of runs (rows,), 6 N D where there is no such column; None where neither is known."""
-    if "train_flops" in frame.columns and frame["train_flops"].null_count() == 0:
-        flops: Array = frame["train_flops"].cast(pl.Float64).to_numpy()
-    else:
-        sizes = [name for name in SIZES if name in frame.columns]
-        if not sizes or "tokens" not in frame.columns:
-            return None
-        product = frame[sizes[0]].cast(pl.Float64) * frame["tokens"].cast(pl.Float64)
-        flops = 6 * product.fill_null(np.nan).to_numpy()
-    return flops if (np.isfinite(flops) & (flops > 0)).all() else None
+    given = _positive(frame, "train_flops")
+    if given is not None:
+        return given
+    sizes = [name for name in SIZES if name in frame.columns]
+    size, tokens = (_positive(frame, name) for name in (sizes[0] if sizes else "", "tokens"))
+    return None if size is None or tokens is None else 6 * size * tokens
 
 
-def edge(flops: Array) -> float:
-    """Return the compute beyond which a prediction leaves the runs (runs,): few of them are larger."""
-    return float(np.exp(np.quantile(np.log(flops), EDGE)))
+def edges(frame: pl.DataFrame) -> dict[str, float]:
+    """Return column to the level beyond which a prediction leaves the runs: few of them are larger.
+
+    The columns are ``train_flops``, the first size and ``tokens``, those that all runs have.
+    """
+    sizes = [name for name in SIZES if name in frame.columns][:1]
+    found = {}
+    for name in ("train_flops", *sizes, "tokens"):
+        values = _column(frame, name)
+        if values is not None:
+            found[name] = float(np.exp(np.quantile(np.log(values), EDGE)))
+    return found
 
 
-def distance(flops: Array, beyond: float) -> Array:
-    """Return the decades of compute of each run (rows,) beyond a level; 0 below it."""
-    decades: Array = np.maximum(np.log10(flops / beyond), 0.0)
+def decades_beyond(frame: pl.DataFrame, levels: Mapping[str, float]) -> Array:
+    """Return the decades (columns, rows) by which runs exceed each level; 0 below it.
+
+    What is not known of the runs is not known to be extrapolation, and is 0 too.
+    """
+    decades = np.zeros((len(levels), frame.height))
+    for row, (name, level) in enumerate(levels.items()):
+        values = _column(frame, name)
+        if values is not None:
+            decades[row] = np.maximum(np.log10(values / level), 0.0)
     return decades
+
+
+def _column(frame: pl.DataFrame, name: str) -> Array | None:
+    return compute_of(frame) if name == "train_flops" else _positive(frame, name)
+
+
+def _positive(frame: pl.DataFrame, name: str) -> Array | None:
+    """Values of a column (rows,); None where it is not there or some are not positive and finite."""
+    if name not in frame.columns or not frame[name].dtype.is_numeric():
+        return None
+    values: Array = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return values if (np.isfinite(values) & (values > 0)).all() else None

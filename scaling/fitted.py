@@ -17,6 +17,7 @@ from moe_search.scaling.laws import get_law
 from moe_search.scaling.prediction import Prediction
 from moe_search.scaling.profiles import Profile
 from moe_search.scaling.resampling import Chosen
+from moe_search.scaling.widening import Widening
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -116,6 +117,8 @@ class Fit:
     """Of all parameters; none where they were not asked for."""
     holdout: Holdout | None
     seconds: float
+    widening: Widening | None = None
+    """What predictions are widened by; None where :func:`~moe_search.scaling.calibration.widen` was not asked."""
 
     @property
     def covariance(self) -> Array:
@@ -141,11 +144,35 @@ class Fit:
         x = self.law.variables(frame)
         return self.law.log_loss(self.theta[None, :], x)[0], self.law.log_loss(self.draws, x).T
 
-    def predict(self, frame: pl.DataFrame, *, seed: int = 0) -> Prediction:
-        """Predict new runs: parameter draws, each with a residual of the fit drawn independently a row."""
+    def log_draws(self, frame: pl.DataFrame, *, seed: int = 0) -> tuple[Array, Array, Array]:
+        """Return :meth:`log_means`, the draws widened where the fit has a widening, and the scale of their noise.
+
+        Returns:
+            The log loss at the optimum (rows,), in each draw (rows, draws), and the factor of each draw's noise
+            (draws,).
+        """
         mean, draws = self.log_means(frame)
-        noise = np.random.default_rng(seed).choice(self.noise, size=draws.shape)
-        return Prediction(np.exp(mean), np.exp(draws - noise))
+        count = draws.shape[1]
+        if self.widening is None or count < 2:
+            return mean, draws, np.ones(count)
+        scale = self.widening.scale(count, seed)
+        widened = mean[:, None] + scale * (draws - mean[:, None])
+        return mean, widened + self.widening.discrepancy(frame, count, seed), scale
+
+    @property
+    def drawn_noise(self) -> Array:
+        """What the noise of a prediction is drawn from: :attr:`noise`, and where the fit is widened with either sign.
+
+        On which side of the law outliers lie is no promise for larger runs.
+        """
+        return self.noise if self.widening is None else np.concatenate([self.noise, -self.noise])
+
+    def predict(self, frame: pl.DataFrame, *, seed: int = 0) -> Prediction:
+        """Predict new runs: parameter draws, widened, each with a residual of the fit drawn independently a row."""
+        mean, draws, scale = self.log_draws(frame, seed=seed)
+        noise = np.random.default_rng(seed).choice(self.drawn_noise, size=draws.shape)
+        with np.errstate(over="ignore"):  # a law that nothing holds predicts any loss, infinite ones too
+            return Prediction(np.exp(mean), np.exp(draws - scale * noise))
 
     def to_json(self) -> dict[str, Any]:
         """Return one object of ``moe-search fit --json``; numbers that are not finite are null."""
@@ -170,6 +197,7 @@ class Fit:
             "holdout": {**asdict(self.holdout), "predictions": list(self.holdout.predictions)}
             if self.holdout
             else None,
+            "widening": asdict(self.widening) if self.widening else None,
             "seconds": self.seconds,
         }
         cleaned: dict[str, Any] = _finite_or_null(content)
@@ -202,7 +230,7 @@ class Fit:
         try:
             content = json.loads(path.read_text())
             state = content["state"]
-            holdout = content["holdout"]
+            holdout, widening = content["holdout"], content["widening"]
             return cls(
                 law=get_law(content["law"], state["definition"]).for_domains(tuple(state["domains"])),
                 objective_column=state["objective_column"],
@@ -232,6 +260,7 @@ class Fit:
                 profiles=tuple(Profile.from_json(one) for one in state["profiles"]),
                 holdout=Holdout(**{**holdout, "predictions": tuple(holdout["predictions"])}) if holdout else None,
                 seconds=content["seconds"],
+                widening=Widening.from_json(widening) if widening else None,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInputError(

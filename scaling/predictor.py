@@ -26,7 +26,8 @@ class LawPredictor:
 
     A draw is one resampled law plus, for each design, one residual of the fit that is the same at all its scales,
     scaled to the part of the residuals that runs of one design share: what the law does not explain about a design
-    matters to the choice, while what differs between seeds of one design does not.
+    matters to the choice, while what differs between seeds of one design does not. The error of the law's form beyond
+    the runs is common to all designs of equal compute, so that it widens a loss and not a difference between designs.
     """
 
     def __init__(self, fit: Fit, *, seed: int = 0) -> None:
@@ -35,14 +36,14 @@ class LawPredictor:
 
     def predict(self, resolved: Sequence[Resolved]) -> Prediction:
         """Return the expected loss of each, in the unit of the fit."""
-        mean, draws = self.fit.log_means(design_frame(resolved))
+        mean, draws, scale = self.fit.log_draws(design_frame(resolved), seed=self.seed)
         noise: dict[str, Array] = {}
         lasting = np.sqrt(self.fit.design_share)
         for row, one in enumerate(resolved):
             key = one.design.fingerprint()
             if key not in noise:
                 rng = np.random.default_rng([int(key, 16), self.seed])
-                noise[key] = lasting * rng.choice(self.fit.noise, size=draws.shape[1])
+                noise[key] = lasting * scale * rng.choice(self.fit.drawn_noise, size=draws.shape[1])
             draws[row] -= noise[key]
         return Prediction(np.exp(mean), np.exp(draws))
 

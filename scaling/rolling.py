@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.extrapolation import compute_of, distance, edge
+from moe_search.scaling.extrapolation import compute_of, decades_beyond, edges
 from moe_search.scaling.fit import fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
@@ -60,8 +60,8 @@ class CutErrors:
     noise: Array
     """(fitted,): residuals that a run is drawn with."""
     freedom: float
-    distance: Array
-    """(held out,): decades of compute beyond the fitted runs."""
+    beyond: Array
+    """(columns, held out): decades beyond the fitted runs, see :mod:`~moe_search.scaling.extrapolation`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def roll(
             above = usable.filter(~below)
             observed = above[column].cast(pl.Float64).to_numpy()
             scores.append(_score(fitted, above, observed, flops, float(cut)))
-            errors.append(_errors(fitted, above, observed, flops[below], flops[~below]))
+            errors.append(_errors(fitted, usable.filter(below), above, observed))
     return Rolling(tuple(scores), tuple(errors), tuple(refused))
 
 
@@ -188,7 +188,7 @@ def _score(fitted: Fit, above: pl.DataFrame, observed: Array, flops: Array, cut:
     )
 
 
-def _errors(fitted: Fit, above: pl.DataFrame, observed: Array, flops: Array, larger: Array) -> CutErrors:
+def _errors(fitted: Fit, below: pl.DataFrame, above: pl.DataFrame, observed: Array) -> CutErrors:
     mean, draws = fitted.log_means(above)
     return CutErrors(
         law=fitted.law.name,
@@ -196,5 +196,5 @@ def _errors(fitted: Fit, above: pl.DataFrame, observed: Array, flops: Array, lar
         deviations=draws - mean[:, None],
         noise=fitted.noise,
         freedom=fitted.freedom,
-        distance=distance(larger, edge(flops)),
+        beyond=decades_beyond(above, edges(below)),
     )

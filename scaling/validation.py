@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from moe_search.scaling.calibration import widen
 from moe_search.scaling.fit import fit
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import largest_scale
@@ -60,19 +61,19 @@ def compare(
     fits, refused = [], []
     for name in names:
         try:
-            fits.append(
-                fit(
-                    get_law(name),
-                    frame,
-                    objective=objective,
-                    holdout=cut,
-                    cluster=cluster,
-                    resamples=resamples,
-                    seed=seed,
-                )
+            fitted = fit(
+                get_law(name),
+                frame,
+                objective=objective,
+                holdout=cut,
+                cluster=cluster,
+                resamples=resamples,
+                seed=seed,
             )
         except InvalidInputError as error:
             refused.append((name, str(error)))
+        else:
+            fits.append(widen(fitted, frame, holdout=cut, cluster=cluster, seed=seed))
     if not fits:
         raise InvalidInputError("no law can be fitted: " + "; ".join(f"{name}: {why}" for name, why in refused))
     fits.sort(key=lambda result: float(_errors(result).mean()))

@@ -61,6 +61,7 @@ def fit(
     from moe_search.experiments.presenting import fits_table, parameters_table, warning_lines
     from moe_search.experiments.tables import parse_mapping, read_table
     from moe_search.experiments.workspace import write_text
+    from moe_search.scaling.calibration import widen
     from moe_search.scaling.censoring import parse_censored
     from moe_search.scaling.fit import fit as fit_law
     from moe_search.scaling.laws import get_law
@@ -83,6 +84,7 @@ def fit(
         )
         for each in laws
     ]
+    fits = [widen(one, table.frame, holdout=holdout, cluster=cluster, seed=seed) for one in fits]
     fits = [replace(one, warnings=tuple(dict.fromkeys((*table.warnings, *one.warnings)))) for one in fits]
     best = min(fits, key=lambda one: one.holdout.mape if one.holdout else one.objective)
     if output is not None:

@@ -82,7 +82,7 @@ def target_frame(best: Choice) -> pl.DataFrame:
 
 def curve(fit: Fit, frame: pl.DataFrame) -> tuple[Array, Array, Array]:
     """Return the law's loss and its 95 % band, noise-free: middle, low, high, each (rows,)."""
-    middle, draws = fit.log_means(frame)
+    middle, draws, _ = fit.log_draws(frame)
     low, high = np.quantile(draws, [0.025, 0.975], axis=1) if draws.shape[1] > 1 else (middle, middle)
     return np.exp(middle), np.exp(low), np.exp(high)
 

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moe_search.scaling.extrapolation import compute_of, distance, edge
+from moe_search.scaling.extrapolation import compute_of, decades_beyond, edges
 
 
 def test_compute_is_the_column_else_six_n_d_else_unknown() -> None:
@@ -13,9 +13,17 @@ def test_compute_is_the_column_else_six_n_d_else_unknown() -> None:
     assert compute_of(frame.drop("train_flops").with_columns(tokens=pl.Series([None, 1.0]))) is None
 
 
-def test_distance_is_zero_among_the_runs_and_a_decade_at_ten_times_the_edge() -> None:
-    flops = np.geomspace(1e15, 1e19, 42)
-    level = edge(flops)
-    assert (flops > level).sum() == 5
-    np.testing.assert_allclose(distance(np.array([1e15, level, 10 * level]), level), [0, 0, 1])
-    assert edge(np.append(flops, 1e25)) == pytest.approx(level, rel=0.5)
+def test_edges_are_of_what_is_known_and_do_not_follow_one_outlier() -> None:
+    runs = pl.DataFrame({"n_active": np.geomspace(1e6, 1e9, 41), "tokens": [1e9] * 41})
+    assert list(edges(runs)) == ["train_flops", "n_active", "tokens"]
+    assert list(edges(runs.drop("tokens"))) == ["n_active"]
+    assert edges(pl.DataFrame({"loss": [2.0]})) == {}
+    outlier = pl.concat([runs, pl.DataFrame({"n_active": [1e14], "tokens": [1e9]})])
+    assert edges(outlier)["n_active"] == pytest.approx(edges(runs)["n_active"], rel=0.5)
+
+
+def test_decades_are_zero_among_the_runs_and_where_nothing_is_known() -> None:
+    levels = {"train_flops": 6e18, "n_active": 1e9, "tokens": 1e9}
+    rows = pl.DataFrame({"n_active": [1e8, 1e9, 1e10], "tokens": [1e9, 1e9, 1e11]})
+    np.testing.assert_allclose(decades_beyond(rows, levels), [[0, 0, 3], [0, 0, 1], [0, 0, 2]], atol=1e-12)
+    np.testing.assert_allclose(decades_beyond(rows.drop("tokens"), levels), [[0] * 3, [0, 0, 1], [0] * 3])

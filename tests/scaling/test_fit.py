@@ -105,6 +105,7 @@ def test_json_is_what_the_command_line_promises() -> None:
         "warnings",
         "notes",
         "holdout",
+        "widening",
         "seconds",
     ]
     assert set(content["parameters"]["alpha"]) == {"value", "se", "low", "high"}

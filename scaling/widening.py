@@ -1,0 +1,73 @@
+"""How much wider than its resamples a fit's predictions have to be.
+
+Resamples of a fit know one doubt: which coefficients. Two are missing. *Few runs*: the spread of residuals is itself
+estimated, so that the deviations of a draw are scaled by sqrt(freedom / chi²(freedom)), as in Student's t. *The form*:
+beyond the runs a law errs in one direction, the same for all runs of a scale, by
+
+    log loss = law + sum over compute, size, tokens of b · (decades beyond the runs)^1.5 + noise,   b ~ Normal(0, tau²)
+
+with tau learnt from how the law extrapolated before (:mod:`~moe_search.scaling.calibration`). What is known of tau is
+kept as equally probable values, and draws of b use all of them.
+
+b belongs to a draw, not to a row: predictions at equal compute, size and tokens move together, and their differences
+stay as sharp as the law makes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from scipy.special import ndtri
+from scipy.stats import chi2
+
+from moe_search.scaling.extrapolation import decades_beyond
+from moe_search.scaling.law import Array
+
+POWER = 1.5
+"""Of the decades: the error of a wrong form grows faster than in proportion (a missing curvature as the square)."""
+FEWEST_FREEDOM = 3.0
+"""With less, Student's t has no variance, and an interval would say nothing about anything."""
+
+
+@dataclass(frozen=True)
+class Widening:
+    """What predictions are widened by."""
+
+    freedom: float
+    """Runs less the parameters that they determine."""
+    edges: Mapping[str, float]
+    """Column (compute, size, tokens) to the level that extrapolation is measured from; those that the table has."""
+    tau: tuple[float, ...]
+    """Equally probable standard deviations of b: log loss at one decade beyond an edge."""
+    cuts: int
+    """Rolling cuts that they were learnt from; 0 for the prior alone."""
+    seconds: float
+    """Wall time of learning them."""
+
+    def scale(self, draws: int, seed: int) -> Array:
+        """Return what deviations and noise of each draw (draws,) are multiplied with."""
+        freedom = max(self.freedom, FEWEST_FREEDOM)
+        factor: Array = np.sqrt(freedom / chi2.ppf(_spread_evenly(draws, seed, 11), freedom))
+        return factor
+
+    def discrepancy(self, frame: pl.DataFrame, draws: int, seed: int) -> Array:
+        """Return the error of the form (rows, draws) of runs; zero where nothing is known to be extrapolation."""
+        tau = np.array(self.tau)[(_spread_evenly(draws, seed, 12) * len(self.tau)).astype(int)]
+        error = np.zeros((frame.height, draws))
+        for axis, decades in enumerate(decades_beyond(frame, self.edges)):
+            b = tau * ndtri(_spread_evenly(draws, seed, 13 + axis))
+            error += (decades**POWER)[:, None] * b
+        return error
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return the widening of a fit file."""
+        return cls(**{**content, "tau": tuple(content["tau"])})
+
+
+def _spread_evenly(draws: int, seed: int, stream: int) -> Array:
+    """Probabilities (draws,) in random order, one in each part of (0, 1) of equal size: few draws have full tails."""
+    middles = (np.arange(draws) + 0.5) / draws
+    return np.random.default_rng((seed, stream)).permutation(middles)
