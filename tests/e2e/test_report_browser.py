@@ -5,9 +5,12 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from moe_search.scaling.report import render_report
@@ -168,3 +171,46 @@ def test_layout_and_sorting(html: str, tmp_path: Path, width: int) -> None:
         assert plot["drawn"] >= 1
         assert plot["traces"] >= 1, plot
         assert plot["wide"] > 300, plot
+
+
+@pytest.fixture(scope="module")
+def table_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command's report of 60 dense runs of known truth, one of them repeated and one without a loss."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    sizes = np.repeat(np.geomspace(2e7, 2e9, 10), 6)
+    tokens = sizes * np.tile([5.0, 10, 20, 40, 80, 160], 10)
+    loss = (1.8 + 480 / sizes**0.35 + 2000 / tokens**0.37) * np.exp(rng.normal(0, 0.003, 60))
+    frame = pl.DataFrame({"Model Size": sizes, "tokens": tokens, "loss": loss, "note": ["<i>&</i>"] * 60})
+    frame = pl.concat([frame, frame.head(1), frame.head(1).with_columns(loss=None)])
+    frame.write_csv(folder / "runs.csv")
+    command = [sys.executable, "-m", "moe_search", "report", "runs.csv", "-o", "report.html"]
+    options = ["--law", "chinchilla", "--law", "kaplan", "--map", 'n_total="Model Size"']
+    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=180, check=True)
+    assert done.stdout.split() == ["report.html"]
+    assert "report.json" in done.stderr
+    assert "report.csv" in done.stderr
+    return folder / "report.html"
+
+
+@pytest.mark.slow
+def test_a_table_shows_its_ten_points(table_report: Path, tmp_path: Path) -> None:
+    seen = visit(table_report, tmp_path)
+    assert seen.console == []
+    assert [url for url in seen.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    content = json.loads(table_report.with_suffix(".json").read_text())
+    assert [point["number"] for point in content["points"]] == list(range(1, 11))
+    for point in content["points"]:
+        assert f'<tr id="point-{point["number"]}"><td class="n">{point["number"]}</td>' in seen.dom
+        linked = f'<a href="#{point["section"]}">{point["title"]}</a>' in seen.dom
+        assert linked, f"{point['title']} leads nowhere"
+        assert f'<section id="{point["section"]}"' in seen.dom
+    assert "60 of 62 rows were fitted" in content["points"][0]["finding"]
+    for words in ("it repeats another row exactly", "it has no loss", "<mfrac>", "Without the", "standard errors"):
+        assert words.lower() in seen.dom.lower(), words
+    drawn = set(re.findall(r'id="plot-(\w+)-\d+"', seen.dom))
+    assert drawn >= {"residuals", "iso_flops", "correlations", "law_fits", "held_out"}
+    table = pl.read_csv(table_report.with_suffix(".csv"))
+    assert table.height == 62
+    assert table["chinchilla/residual_percent"].null_count() == 2
+    assert table["chinchilla/residual_percent"].drop_nulls().abs().max() < 1.5  # type: ignore[operator]
