@@ -188,9 +188,7 @@ class Fit:
             "seed_sd": self.seed_sd,
             "resampling": asdict(self.resampling),
             "condition_number": self.condition_number,
-            "unidentifiable": [
-                {"parameters": list(group.parameters), "reason": group.reason} for group in self.unidentifiable
-            ],
+            "unidentifiable": [group.to_json() for group in self.unidentifiable],
             "at_bound": list(self.at_bound),
             "warnings": list(self.warnings),
             "notes": list(self.notes),
@@ -250,9 +248,7 @@ class Fit:
                 starts_reached_best=content["starts"]["reached_best"],
                 gradient_norm=state["gradient_norm"],
                 condition_number=math.inf if content["condition_number"] is None else content["condition_number"],
-                unidentifiable=tuple(
-                    Unidentifiable(tuple(group["parameters"]), group["reason"]) for group in content["unidentifiable"]
-                ),
+                unidentifiable=tuple(map(Unidentifiable.from_json, content["unidentifiable"])),
                 at_bound=tuple(content["at_bound"]),
                 observed=Observed({name: (low, high) for name, (low, high) in state["observed"].items()}),
                 warnings=tuple(content["warnings"]),

@@ -8,6 +8,7 @@ than what is plausible before any run.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,11 +29,55 @@ _WEAK = (
 
 
 @dataclass(frozen=True)
+class SeparatingRun:
+    """A run to add."""
+
+    moved: str
+    """The variable in which it differs from the typical run; of a vector variable with the place: ``w[2]``."""
+    variables: Mapping[str, float | list[float]]
+    """All variables of the law."""
+    runs: int
+    """How many such runs say about the direction they determine as much as the weak prior."""
+
+    def sentence(self) -> str:
+        """Return the advice, such as ``a run with D = 4e+08 (N = 1e+07) would separate them``."""
+        own = self.moved.split("[")[0]
+        moved, *others = (
+            f"{name} = {_text(self.variables[name])}" for name in (own, *(n for n in self.variables if n != own))
+        )
+        which = f"a run with {moved}" if self.runs == 1 else f"{self.runs} runs with {moved}"
+        rest = f" ({', '.join(others)})" if others else ""
+        return f"{which}{rest} would tell most about it"
+
+
+@dataclass(frozen=True)
 class Unidentifiable:
     """Parameters that only together have a value, or none at all."""
 
     parameters: tuple[str, ...]
     reason: str
+    separating_run: SeparatingRun | None = None
+    """The run to add, where one is known that helps."""
+
+    @property
+    def advice(self) -> str:
+        """The run to add, as the end of a sentence; empty where none is known."""
+        return f"; {self.separating_run.sentence()}" if self.separating_run else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        run = self.separating_run
+        return {
+            "parameters": list(self.parameters),
+            "reason": self.reason,
+            "separating_run": {"moved": run.moved, "variables": dict(run.variables), "runs": run.runs} if run else None,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` was given."""
+        run = content["separating_run"]
+        return cls(tuple(content["parameters"]), content["reason"], SeparatingRun(**run) if run else None)
 
 
 def unsupported_variables(law: Law, x: Variables) -> list[Unidentifiable]:
@@ -120,3 +165,7 @@ def condition_number(jacobian: Array, weights: Array) -> float:
     kept = length[:, 0] > 0
     singular = np.linalg.svd(scaled[kept] / length[kept], compute_uv=False)
     return float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf")
+
+
+def _text(value: float | list[float]) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "(" + ", ".join(f"{part:.2g}" for part in value) + ")"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from moe_search.scaling.identifiability import Unidentifiable, merged, undetermined_directions, unsupported_variables
 from moe_search.scaling.law import Array
 from moe_search.scaling.problem import Problem
+from moe_search.scaling.separating import with_separating_runs
 from moe_search.scaling.solver import Solution
 
 REACHED = 1e-5
@@ -74,6 +75,13 @@ def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
     informative = problem.observed | (residual != 0)
     freedom = max(int(informative.sum()) - _determined(problem, jacobian, weight, precision), 1.0)
     dispersion = _dispersion(residual, problem.delta, freedom)
+    information = (jacobian * weight) @ jacobian.T / dispersion
+    x = {name: values[informative] for name, values in problem.x.items()}
+    groups = merged(
+        problem.law,
+        unsupported_variables(problem.law, x),
+        undetermined_directions(problem.law, information),
+    )
     return Optimum(
         theta=theta,
         objective=objective,
@@ -85,10 +93,8 @@ def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
         dispersion=dispersion,
         informative=informative,
         freedom=freedom,
-        unidentifiable=merged(
-            problem.law,
-            unsupported_variables(problem.law, {name: values[informative] for name, values in problem.x.items()}),
-            undetermined_directions(problem.law, (jacobian * weight) @ jacobian.T / dispersion),
+        unidentifiable=with_separating_runs(
+            problem.law, groups, theta=theta, x=x, information=information, dispersion=dispersion
         ),
     )
 

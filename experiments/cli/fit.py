@@ -102,4 +102,4 @@ def fit(
     out.print(fits_table(fits, best.law.name if len(fits) > 1 else ""))
     for one in fits:
         for group in one.unidentifiable:
-            warn(f"{one.law.name}: {', '.join(group.parameters)} cannot be identified: {group.reason}")
+            warn(f"{one.law.name}: {', '.join(group.parameters)} cannot be identified: {group.reason}{group.advice}")
