@@ -21,7 +21,7 @@ Every factor is 1 for a dense model of the reference shape on fresh tokens and a
 What no published law has, and why it is here. *mu*: each expert sees a share of the tokens, so that more experts can be
 trained where there are more tokens for each active parameter; at mu = 1 it is total parameters that tokens limit. With
 mu = 0 laws fitted to small models promise too much of many experts in larger ones. *rho*: at one number of parameters
-a model twice as wide for its depth is worse by about 1 %, which between the sizes of a ladder looks like a bend
+a model twice as wide for its depth is worse by about 0.5 %, which between the sizes of a ladder looks like a bend
 of the power law. Both, and the widths of the priors on zeta and omega, were chosen by predicting 132M and 368M from
 smaller models in the runs of Clark et al. 2022.
 

@@ -12,6 +12,7 @@ MAPPING = {
     "n_active": "dense_parameter_count",
     "n_total": "total_parameter_count",
     "expansion": "num_experts",
+    "n_layers": "num_blocks",
     "tokens": "CAST(130e9 AS DOUBLE)",
     "loss": "loss_validation",
 }
