@@ -1,0 +1,84 @@
+"""Fit Chinchilla's form with other packages; run by another interpreter, which has them: ``python fits.py PACKAGE``.
+
+Standard input is a JSON object (``n``, ``d``, ``loss``, ``resamples``); standard output one with ``seconds``,
+``predicted`` at the same points, ``starts`` and ``version``. It imports nothing of this project.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+LEVELS = 3
+"""Of each parameter's starts: 3^5 = 243."""
+DELTA = 1e-3
+
+
+def with_chinchilla(points: dict[str, Any]) -> dict[str, Any]:
+    """BFGS from a grid of starts, with the loss of Hoffmann et al.; it has no intervals."""
+    package = importlib.import_module("chinchilla")
+    numpy = importlib.import_module("numpy")
+    metrics = importlib.import_module("chinchilla._metrics")
+    grid = {
+        "e": numpy.linspace(-1, 1, LEVELS),
+        "a": numpy.linspace(0, 25, LEVELS),
+        "b": numpy.linspace(0, 25, LEVELS),
+        "alpha": numpy.linspace(0, 2, LEVELS),
+        "beta": numpy.linspace(0, 2, LEVELS),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        law = package.Chinchilla(
+            folder, param_grid=grid, loss_fn=functools.partial(metrics.log_huber, delta=DELTA), log_level=60
+        )
+        for n, d, loss in zip(points["n"], points["d"], points["loss"], strict=True):
+            law.append(N=n, D=d, loss=loss)
+        law.visualizer.optim = lambda *_, **__: None  # plots are not part of the fit
+        began = time.perf_counter()
+        law.fit()
+        seconds = time.perf_counter() - began
+    n, d = (numpy.array(points[name], dtype=float) for name in ("n", "d"))
+    predicted = law.E + law.A / n**law.alpha + law.B / d**law.beta
+    return {"seconds": seconds, "predicted": [float(value) for value in predicted], "starts": LEVELS**5}
+
+
+def with_simple_scaling_laws(points: dict[str, Any]) -> dict[str, Any]:
+    """Weighted least squares by variable projection, with its bootstrap."""
+    package = importlib.import_module("simple_scaling_laws")
+    polars = importlib.import_module("polars")
+    numpy = importlib.import_module("numpy")
+    size, data, loss = "model_size__n", "dataset_size__d", "test_loss__loss"
+    frame = polars.DataFrame(
+        {"training_run_id": [str(i) for i in range(len(points["n"]))], size: points["n"], data: points["d"]}
+    ).with_columns(polars.Series(loss, points["loss"]))
+    began = time.perf_counter()
+    model = package.fit(frame, law="separable-power", n_draws=max(points["resamples"], 1), seed=0)
+    seconds = time.perf_counter() - began
+    values, domain = model.params(loss), model.observed_domain
+    predicted = numpy.full(len(points["n"]), values["E"])
+    for amplitude, exponent, column, key in (("A", "alpha", size, "n"), ("B", "beta", data, "d")):
+        ratio = numpy.array(points[key]) / domain[column]["reference"]
+        predicted = predicted + values[amplitude] * ratio ** -values[exponent]
+    return {"seconds": seconds, "predicted": predicted.tolist(), "starts": None}
+
+
+PACKAGES = {"chinchilla": with_chinchilla, "simple-scaling-laws": with_simple_scaling_laws}
+
+
+def main() -> None:
+    """Fit with the package named on the command line."""
+    name = sys.argv[1]
+    points = json.load(sys.stdin)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        found = PACKAGES[name](points)
+    json.dump({**found, "version": importlib.metadata.version(name)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
