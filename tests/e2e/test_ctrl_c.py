@@ -22,6 +22,7 @@ ARGUMENTS = {
     "count": ["Qwen3-30B-A3B"],
     "export": ["hf", "Qwen3-30B-A3B", "-o", "exported"],
     "fit": ["runs.csv", "--law", "chinchilla"],
+    "import": ["csv", "runs.csv", "-o", "runs.parquet"],
     "bench": ["step"],
     "doctor": [],
 }
