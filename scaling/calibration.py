@@ -23,7 +23,7 @@ from moe_search.scaling.fit import usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
 from moe_search.scaling.law import Array
-from moe_search.scaling.rolling import RESAMPLES, STARTS, CutErrors, roll
+from moe_search.scaling.rolling import RESAMPLES, STARTS, CutErrors, Rolling, roll
 from moe_search.scaling.widening import POWER, Widening
 
 PRIOR_MEDIAN, PRIOR_SPREAD = 0.002, 1.0
@@ -46,6 +46,7 @@ def widen(
     seed: int = 0,
     resamples: int = RESAMPLES,
     starts: int = STARTS,
+    rolled: Rolling | None = None,
 ) -> Fit:
     """Return the fit with its widening, its held-out runs judged anew with it.
 
@@ -57,6 +58,7 @@ def widen(
         seed: of starts and resamples.
         resamples: of the fits below the cuts.
         starts: of the fits below the cuts.
+        rolled: the law's record below the cuts of what was not held out; None: it is measured.
 
     Raises:
         InvalidInputError: an expression or a column does not fit the table.
@@ -68,8 +70,10 @@ def widen(
     usable, _ = usable_runs(frame, column)
     held = mask(usable, holdout or "false", where="--holdout")
     train, test = usable.filter(~held), usable.filter(held)
-    rolled = roll([fitted.law], train, objective=column, cluster=cluster, resamples=resamples, starts=starts, seed=seed)
-    widening = learn(rolled.errors, freedom=fitted.freedom, levels=edges(train))
+    rolled = rolled or roll(
+        [fitted.law], train, objective=column, cluster=cluster, resamples=resamples, starts=starts, seed=seed
+    )
+    widening = learn(rolled.of(fitted.law.name), freedom=fitted.freedom, levels=edges(train))
     widened = replace(fitted, widening=replace(widening, seconds=time.perf_counter() - began))
     if fitted.holdout is None:
         return widened

@@ -49,3 +49,18 @@ def test_laws_that_cannot_be_fitted_are_refused_by_name() -> None:
     assert "n_total_non_embedding" in result.refused[0][1]
     with pytest.raises(InvalidInputError, match="no law can be fitted: fine_grained"):
         compare(["fine_grained"], frame, holdout="tokens > 1e8")
+
+
+def test_laws_are_told_apart_run_by_run_and_stacked_where_they_cannot_be() -> None:
+    clear = compare(["chinchilla", "joint"], runs(expansion_matters=True), resamples=50)
+    assert [difference.law for difference in clear.differences] == ["chinchilla"]
+    assert 0 < clear.differences[0].low < clear.differences[0].mean < clear.differences[0].high
+    assert clear.stack is None
+    level = compare(["chinchilla", "gadre"], runs(expansion_matters=False), resamples=50)
+    assert level.differences[0].tied
+    assert level.stack is not None
+    assert sum(level.stack.weights) == pytest.approx(1)
+    assert level.stack_holdout is not None
+    assert level.stack_holdout.mape <= max(fit.holdout.mape for fit in level.fits if fit.holdout) + 1e-9
+    assert level.rolling is not None
+    assert {score.law for score in level.rolling.scores} == {"chinchilla", "gadre"}
