@@ -34,7 +34,8 @@ addEventListener("load", () => setTimeout(() => {
     plots: [...document.querySelectorAll(".plot")].map((plot) => ({
       id: plot.id,
       drawn: plot.querySelectorAll("svg.main-svg").length,
-      traces: plot.querySelectorAll(".trace, .bars .point").length,
+      // a heat map is one image; without a cell it draws none
+      traces: plot.querySelectorAll(".trace, .bars .point, .hm image").length,
       wide: plot.getBoundingClientRect().width,
     })),
     colors: [...document.querySelectorAll(".plot svg.main-svg *")].filter((item) =>
