@@ -72,7 +72,7 @@ class Rolling:
     errors: tuple[CutErrors, ...]
     """One a score, in the same order."""
     refused: tuple[tuple[str, float, str], ...]
-    """(law, cut, why) where too few runs were left to fit."""
+    """(law, cut, why) where too few runs were left to fit, or the law predicts nothing of the runs above."""
 
     def of(self, law: str) -> tuple[CutErrors, ...]:
         """Return what one law did not foresee, one a cut, the lowest cut first."""
@@ -163,12 +163,13 @@ def roll(
                     starts=starts,
                     seed=seed,
                 )
+                above = usable.filter(~below)
+                observed = above[column].cast(pl.Float64).to_numpy()
+                judged = _score(fitted, above, observed, flops, float(cut))
             except InvalidInputError as error:
                 refused.append((law.name, float(cut), str(error)))
                 continue
-            above = usable.filter(~below)
-            observed = above[column].cast(pl.Float64).to_numpy()
-            scores.append(_score(fitted, above, observed, flops, float(cut)))
+            scores.append(judged)
             errors.append(_errors(fitted, usable.filter(below), above, observed))
     return Rolling(tuple(scores), tuple(errors), tuple(refused))
 

@@ -6,6 +6,9 @@ with the truth drawn around published coefficients where there are any, else aro
 such runs is fitted like a table of real ones, and the losses of new runs, inside the ladder and beyond it, say how
 often an interval holds what it should. With ``curvature`` the truth is no law of the library.
 
+Every law of the library has worlds but ``step_law_sweeps``: it says nothing of a size that it was not fitted to, so
+that there is nothing to predict; ``step_law`` has the same valley and levels that a law explains.
+
 These worlds judge fits and intervals; those that judge the search are ``moe_search.search.worlds``.
 """
 
@@ -18,6 +21,7 @@ import polars as pl
 
 from moe_search.scaling.law import Array, Law, Variables
 from moe_search.scaling.laws import get_law
+from moe_search.scaling.laws.step_law import PUBLISHED, best_rate_and_batch
 from moe_search.spaces.errors import InvalidInputError
 
 DOMAINS = ("code", "prose", "web")
@@ -30,6 +34,8 @@ MIDDLE = float(np.log10(6 * SIZES[0] * SIZES[-1]) + 0.5 * np.log10(FEWEST_TOKENS
 VOCABULARY = 32_000
 DEPTH = 64
 """Width over layers: with d_model = 64 n_layers, N = 12 d_model² n_layers gives the width."""
+RATE_SPREAD, BATCH_SPREAD = 0.5, 0.5
+"""Of the logarithms of learning rate and batch around the published rule: what a team tries to tune them."""
 UNREPEATED = 0.5
 """Share of the designs whose tokens are all different."""
 DRAWN = 0.25
@@ -101,12 +107,17 @@ def draw_world(
         designs: how many designs are tried.
 
     Raises:
-        InvalidInputError: the law needs a column that these worlds lack, or has no plausible truth in them.
+        InvalidInputError: the law predicts no other sizes, needs a column that these worlds lack, or has no plausible
+            truth in them.
     """
     rng = np.random.default_rng((seed, 0))
     law = get_law(name).for_domains(DOMAINS)
     tried = _designs(designs, rng).with_columns(effect=pl.Series(design_sd * rng.normal(size=designs)))
     frame = ladder_columns(tried, 300, rng)
+    if law.groups(frame):
+        raise InvalidInputError(
+            f"the law {name} says nothing of sizes that it was not fitted to, so that it has no world"
+        )
     return World(
         law=law,
         truth=MappingProxyType(_truth(law, frame, rng)),
@@ -147,6 +158,7 @@ def _columns(designs: pl.DataFrame, sizes: Array, tokens: Array, rng: np.random.
     expansion = frame["expansion"].to_numpy()
     width = (DEPTH * sizes / 12) ** (1 / 3)
     embedding = 2 * VOCABULARY * width
+    rate, batch = _tried(sizes, tokens, rng.spawn(1)[0])
     total = sizes * (1 / 3 + 2 / 3 * expansion)  # the FFN holds two thirds of a layer's parameters
     return frame.with_columns(
         n_active_non_embedding=pl.Series(sizes),
@@ -156,7 +168,18 @@ def _columns(designs: pl.DataFrame, sizes: Array, tokens: Array, rng: np.random.
         activation_ratio=1 / pl.col("expansion"),
         tokens=pl.Series(tokens),
         train_flops=pl.Series(6 * sizes * tokens),
+        learning_rate=pl.Series(rate),
+        batch_tokens=pl.Series(batch),
+        domain_weight=pl.col(f"weight/{DOMAINS[0]}"),
     )
+
+
+def _tried(sizes: Array, tokens: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Learning rates and batches (rows,) in tokens, around the rule of Li et al. 2025."""
+    rule = np.array([best_rate_and_batch(PUBLISHED["li2025"], n, d) for n, d in zip(sizes, tokens, strict=True)])
+    spread = np.array([RATE_SPREAD, BATCH_SPREAD])
+    rate, batch = (rule * np.exp(spread * rng.normal(size=rule.shape))).T
+    return rate, batch
 
 
 def _truth(law: Law, frame: pl.DataFrame, rng: np.random.Generator) -> dict[str, float]:

@@ -71,3 +71,16 @@ def test_a_law_with_too_few_runs_below_a_cut_is_refused_there(curved: pl.DataFra
     assert [score.train_flops for score in rolled.scores] == [flops[60]]
     with pytest.raises(InvalidInputError, match="no training compute to cut at"):
         roll([get_law("compute")], curved.select("loss"), cuts=[1e18])
+
+
+def test_a_law_that_predicts_no_other_size_has_no_record() -> None:
+    rng = np.random.default_rng(0)
+    sizes, tokens = np.repeat([1e8, 3e8, 1e9], 30), np.repeat([2e9, 6e9, 2e10], 30)
+    frame = pl.DataFrame({"n_active": sizes, "tokens": tokens}).with_columns(
+        learning_rate=pl.Series(10 ** rng.uniform(-4, -2, 90)),
+        batch_tokens=pl.Series(10 ** rng.uniform(4, 6, 90)),
+        loss=pl.Series(3 * np.exp(0.01 * rng.normal(size=90))),
+    )
+    rolled = roll([get_law("step_law_sweeps")], frame, resamples=2, starts=4)
+    assert rolled.scores == ()
+    assert "no level was fitted for the sweep" in rolled.refused[0][2]

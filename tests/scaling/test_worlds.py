@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from moe_search.scaling.fit import fit
-from moe_search.scaling.laws import get_law
+from moe_search.scaling.laws import get_law, law_names
 from moe_search.scaling.worlds import MIDDLE, draw_world
+from moe_search.spaces.errors import InvalidInputError
 
-NAMES = ("chinchilla", "compute", "farseer", "joint", "joint_moe", "muennighoff", "sparsity", "upcycling")
+NAMES = tuple(name for name in law_names() if name != "step_law_sweeps")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,6 +19,11 @@ def test_a_world_looks_like_runs(name: str) -> None:
     assert loss.max() < 15  # type: ignore[operator]
     assert world.ladder(80, seed=0).equals(ladder)
     assert not world.ladder(80, seed=1).equals(ladder)
+
+
+def test_a_law_that_predicts_no_other_size_has_no_world() -> None:
+    with pytest.raises(InvalidInputError, match="says nothing of sizes that it was not fitted to"):
+        draw_world("step_law_sweeps", seed=0)
 
 
 def test_noise_is_what_was_asked_for() -> None:
