@@ -33,7 +33,7 @@ from moe_search.scaling.extrapolation import compute_of
 from moe_search.scaling.fit import complete_runs, fit, usable_runs
 from moe_search.scaling.fitted import Estimate, Fit
 from moe_search.scaling.law import Array
-from moe_search.scaling.minima import FAULTS, FINE, Mask, Minima, Runs, best_runs, line, parabolas, sizes_of
+from moe_search.scaling.minima import FAULTS, FINE, Counts, Mask, Minima, Runs, best_runs, line, parabolas, sizes_of
 from moe_search.scaling.resampling import resampling_units
 from moe_search.spaces.errors import InvalidInputError
 
@@ -296,7 +296,7 @@ def _by_groups(
     )
 
 
-def _lines(minima: Minima, used: Mask, fewest: Array) -> tuple[Line, Line]:
+def _lines(minima: Minima, used: Mask, fewest: Counts) -> tuple[Line, Line]:
     """Lines of log size and of log tokens over log compute."""
     by_size, by_tokens = (line(minima.log_flops, y, used, fewest=fewest) for y in (minima.log_size, minima.log_tokens))
     return by_size, by_tokens

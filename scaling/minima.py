@@ -17,6 +17,7 @@ from moe_search.scaling.budgets import Rows
 from moe_search.scaling.law import Array
 
 Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.intp]
 
 FEWEST_RUNS: Final = 4
 """Of a group; a parabola through three runs passes through all of them, noise included."""
@@ -52,7 +53,7 @@ class Minima:
     log_size: Array
     log_tokens: Array
     loss: Array
-    fault: npt.NDArray[np.intp]
+    fault: Counts
     """Index into ``FAULTS``."""
 
 
@@ -108,7 +109,7 @@ def parabolas(runs: Runs, loss: Array, weights: Array, groups: Sequence[Rows]) -
     return _stacked(columns)
 
 
-def line(x: Array, y: Array, used: Mask, *, fewest: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+def line(x: Array, y: Array, used: Mask, *, fewest: Counts) -> tuple[Array, Array]:
     """Return slope and intercept (batch,) of the least-squares line through the points that are used.
 
     Args:
@@ -153,7 +154,7 @@ def _range(x: Array, there: Mask) -> tuple[Array, Array]:
     return np.where(there, x, np.inf).min(axis=1), np.where(there, x, -np.inf).max(axis=1)
 
 
-def _too_few(log_size: Array, there: Mask, fault: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+def _too_few(log_size: Array, there: Mask, fault: Counts) -> Counts:
     """The faults (batch,) with those of groups that are too small in place of others.
 
     A group of enough runs counts as such in every resample; only its different sizes have to be there.
@@ -164,6 +165,6 @@ def _too_few(log_size: Array, there: Mask, fault: npt.NDArray[np.intp]) -> npt.N
     return np.full_like(fault, FEW_RUNS) if len(log_size) < FEWEST_RUNS else fault
 
 
-def _stacked(columns: Sequence[tuple[Array, Array, Array, Array, npt.NDArray[np.intp]]]) -> Minima:
+def _stacked(columns: Sequence[tuple[Array, Array, Array, Array, Counts]]) -> Minima:
     log_flops, log_size, log_tokens, loss, fault = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
     return Minima(log_flops, log_size, log_tokens, loss, fault.astype(np.intp))
