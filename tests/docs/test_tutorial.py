@@ -1,5 +1,6 @@
-"""The tutorial works as it is printed."""
+"""The tutorials work as they are printed."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,21 @@ def test_the_commands_that_train_nothing(
             write(block)
         elif "test" in block.marks:
             run(block)
+
+
+def test_a_strangers_table_within_a_minute(
+    blocks: Callable[[str], list[Any]], write: Callable[[Any], None], run: Callable[[Any], None]
+) -> None:
+    began = time.process_time()
+    found = blocks("tutorial-fit.md")
+    shown = [command for block in found if "test" in block.marks for command, _ in block.commands()]
+    assert {command.split()[1] for command in shown} == {"fit", "import", "recommend", "report"}
+    for block in found:
+        if block.file:
+            write(block)
+        elif "test" in block.marks:
+            run(block)
+    assert time.process_time() - began < 60, "seconds of this process; the reader's ten minutes are for reading"
 
 
 @pytest.mark.slow
