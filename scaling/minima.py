@@ -81,7 +81,7 @@ def best_runs(runs: Runs, loss: Array, weights: Array, groups: Sequence[Rows]) -
     return _stacked(columns)
 
 
-def parabolas(runs: Runs, loss: Array, weights: Array, groups: Sequence[Rows]) -> Minima:
+def parabolas(runs: Runs, loss: Array, weights: Array, groups: Sequence[Rows], *, within: float = np.inf) -> Minima:
     """Return the bottoms of parabolas through loss over log size and loss over log tokens, by least squares.
 
     The compute of a group is the mean of its runs' logarithms, and its loss is that of the parabola over size.
@@ -91,10 +91,14 @@ def parabolas(runs: Runs, loss: Array, weights: Array, groups: Sequence[Rows]) -
         loss: (batch, runs).
         weights: (batch, runs), non-negative.
         groups: of runs with nearly equal compute.
+        within: runs whose size is within this factor of that of the best run of their group take part.
     """
     columns = []
     for rows in groups:
-        weight, losses = weights[:, rows], loss[:, rows]
+        weight, losses = weights[:, rows], np.broadcast_to(loss, weights.shape)[:, rows]
+        best = rows[np.argmin(np.where(weight > 0, losses, np.inf), axis=1)]
+        near = np.abs(runs.log_size[rows] - runs.log_size[best][:, None]) <= np.log(within) + SAME_SIZE
+        weight = np.where(near, weight, 0.0)
         there = weight > 0
         by_size, by_tokens = (_parabola(x[rows], losses, weight) for x in (runs.log_size, runs.log_tokens))
         inside = np.ones(len(there), dtype=bool)

@@ -76,13 +76,21 @@ def test_where_they_differ_a_centred_parabola_misses_the_size_and_not_the_expone
 
 @pytest.mark.parametrize("drift", [-1.0, 0.6])
 def test_sizes_that_drift_off_centre_bias_the_parabola_and_the_bias_is_measured(drift: float) -> None:
-    envelope, parabola, law = asked(iso_flop(ASYMMETRIC, drift=drift))
+    frame = iso_flop(ASYMMETRIC, drift=drift)
+    envelope, parabola, law = asked(frame, within=np.inf)
     truth = ASYMMETRIC["beta"] / (ASYMMETRIC["alpha"] + ASYMMETRIC["beta"])
     assert abs(value(parabola.size_exponent.value) - truth) > 0.005
     assert value(law.size_exponent.value) == pytest.approx(truth, abs=1e-5)
     for one in (envelope, parabola):
         assert value(one.size_exponent_bias.value) == pytest.approx(value(one.size_exponent.value) - truth, abs=1e-4)
         assert value(one.size_exponent_less_bias) == pytest.approx(truth, abs=1e-4)
+
+
+def test_runs_far_from_the_best_one_bias_the_parabola_and_are_left_out() -> None:
+    frame = iso_flop(ASYMMETRIC, drift=0.6, span=32.0, sizes=13)
+    everything, near = (asked(frame, within=within)[1] for within in (np.inf, 8.0))
+    assert abs(value(near.size_exponent_bias.value)) < 0.2 * abs(value(everything.size_exponent_bias.value))
+    assert near == asked(frame)[1]
 
 
 def test_the_envelope_finds_the_exponent_of_fine_grids() -> None:
