@@ -34,7 +34,7 @@ CURVED = (("chinchilla", 0.002), ("joint_moe", 0.002), ("gadre", 0.004), ("kapla
 not; ten times beyond the ladder 0.002 makes 2 % of the loss, part of which a fit makes up for."""
 WRONG = ("chinchilla", "joint", "gadre", "kaplan", "joint_moe", "farseer", "compute")
 """Laws that are fitted to worlds beside their own, one a replicate in turn."""
-SIZES = {"starts": 16, "resamples": 200, "resamples_below": 60}
+SIZES = {"starts": 12, "resamples": 200, "resamples_below": 50}
 """Of fits, and of the fits below cuts: fewer than by default, because it is the means over worlds that are wanted."""
 JUDGED_SEED = 7_000_000
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from moe_search.scaling.expressions import mask
 from moe_search.scaling.extrapolation import edges
-from moe_search.scaling.fit import usable_runs
+from moe_search.scaling.fit import complete_runs, usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
 from moe_search.scaling.law import Array
@@ -67,7 +67,7 @@ def widen(
         return fitted
     began = time.perf_counter()
     column = fitted.objective_column
-    usable, _ = usable_runs(frame, column)
+    usable, _ = complete_runs(fitted.law, usable_runs(frame, column)[0])
     held = mask(usable, holdout or "false", where="--holdout")
     train, test = usable.filter(~held), usable.filter(held)
     rolled = rolled or roll(

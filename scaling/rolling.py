@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from moe_search.scaling.columns import domain_names
 from moe_search.scaling.extrapolation import compute_of, decades_beyond, edges
-from moe_search.scaling.fit import fit, objective_column, usable_runs
+from moe_search.scaling.fit import complete_runs, fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
 from moe_search.scaling.law import Array, Law
@@ -129,7 +130,7 @@ def roll(
     starts: int = STARTS,
     seed: int = 0,
 ) -> Rolling:
-    """Fit every law below every cut and predict the runs above it.
+    """Fit every law below every cut and predict the runs above it, of those that all laws have the columns for.
 
     Args:
         laws: the laws.
@@ -146,10 +147,13 @@ def roll(
     """
     column = objective_column(frame, objective)
     usable, _ = usable_runs(frame, column)
+    for law in laws:
+        usable, _ = complete_runs(law.for_domains(law.groups(usable) or domain_names(usable)), usable)
     flops = compute_of(usable)
+    chosen = choose_cuts(usable) if cuts is None else cuts
     scores, errors, refused = [], [], []
     for law in laws:
-        for cut in choose_cuts(usable) if cuts is None else cuts:
+        for cut in chosen:
             if flops is None:
                 raise InvalidInputError("the table has no training compute to cut at", where="train_flops")
             below = flops <= cut

@@ -111,9 +111,9 @@ def minimise(
 
         transformed = np.matmul(basis.T, jacobian)
         hessian = np.matmul(transformed * (w * second)[:, None, :], transformed.transpose(0, 2, 1))
-        scale = np.einsum("bpn,bpn,bn->bp", transformed, transformed, w * reweighted, optimize=True)
+        scale = np.matmul(transformed**2, (w * reweighted)[:, :, None])[:, :, 0]
         hessian += (basis.T * precision) @ basis
-        scale += np.einsum("jp,j,jp->p", basis, precision, basis)
+        scale += precision @ basis**2
         hessian[:, diagonal, diagonal] += (
             damping[active, None] * scale + 1e-9 * scale.max(axis=1, keepdims=True) + 1e-300
         )

@@ -186,3 +186,28 @@ def test_a_table_of_anybody_s_is_fitted(capsys: pytest.CaptureFixture[str], tmp_
     assert "bits/byte" not in said
     assert main(["fit", str(path), "--law", "chinchilla", "--map=nonsense"]) == 2
     assert "--map" in capsys.readouterr().err
+
+
+def test_laws_with_one_holdout_are_told_apart_or_said_not_to_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = ["n_total,tokens,train_flops,loss"]
+    rows += [
+        f"{n:g},{d:g},{6 * n * d:g},{1.7 + 400 / n**0.34 + 410 / d**0.28 + 0.002 * ((i + j) % 3 - 1):.6f}"
+        for i, n in enumerate((1e7, 4e7, 1e8, 4e8, 1e9, 2e9))
+        for j, d in enumerate((1e9, 3e9, 1e10, 1e11))
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(rows))
+    laws = ["--law", "compute", "--law", "chinchilla", "--law", "gadre", "--resamples", "20"]
+    assert main(["fit", str(path), *laws, "--holdout", "train_flops > 2e19", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 3
+    said = [line for line in captured.err.splitlines() if ": held-out error " in line]
+    assert [line.split(":")[0] for line in said] == ["gadre", "compute"]
+    assert all("above chinchilla's (95 % interval " in line for line in said)
+    assert "which is more than chance" in said[1]
+    assert main(["fit", str(path), *laws[:4], "--resamples", "0", "--holdout", "train_flops > 2e19"]) == 0
+    assert "compute: held-out error " in capsys.readouterr().err
+    assert main(["fit", str(path), *laws[:4], "--resamples", "0"]) == 0
+    assert "held-out error " not in capsys.readouterr().err
