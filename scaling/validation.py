@@ -141,6 +141,8 @@ def compare(
     )
     fits = [widen(one, frame, holdout=cut, cluster=cluster, seed=seed, rolled=rolled) for one in fits]
     test = predictable_runs(fits, frame, cut)
+    if test.is_empty():
+        raise InvalidInputError("there is no held-out run that all laws can predict", where="--holdout")
     errors = {one.law.name: absolute_errors(one, test) for one in fits}
     fits.sort(key=lambda one: float(errors[one.law.name].mean()))
     best = fits[0]
@@ -173,6 +175,27 @@ def compare(
     )
 
 
+def told_apart(fits: Sequence[Fit], frame: pl.DataFrame, *, holdout: str | None, cluster: str | None) -> list[str]:
+    """Return sentences on which differences of held-out errors are more than chance, one a law beside the best.
+
+    Args:
+        fits: of one objective.
+        frame: the table that was handed to :func:`~moe_search.scaling.fit.fit`.
+        holdout: as handed to it; without there is nothing to say.
+        cluster: as handed to it.
+
+    Raises:
+        InvalidInputError: an expression does not fit the table.
+    """
+    if holdout is None or len(fits) < 2:
+        return []
+    test = predictable_runs(fits, frame, holdout)
+    if test.is_empty():
+        return ["the laws are not compared, because no held-out run has the columns of all of them"]
+    ranked = sorted(fits, key=lambda one: float(absolute_errors(one, test).mean()))
+    return [difference.sentence() for difference in paired_differences(ranked, test, cluster=cluster)]
+
+
 def predictable_runs(fits: Sequence[Fit], frame: pl.DataFrame, holdout: str) -> pl.DataFrame:
     """Return the held-out runs of a table that every one of these fits can predict.
 
@@ -182,15 +205,12 @@ def predictable_runs(fits: Sequence[Fit], frame: pl.DataFrame, holdout: str) -> 
         holdout: as handed to it.
 
     Raises:
-        InvalidInputError: the expression does not fit the table, or no run is left.
+        InvalidInputError: the expression does not fit the table.
     """
     usable, _ = usable_runs(frame, fits[0].objective_column)
     for one in fits:
         usable, _ = complete_runs(one.law, usable)
-    test = usable.filter(mask(usable, holdout, where="--holdout"))
-    if test.is_empty():
-        raise InvalidInputError("there is no held-out run that all laws can predict", where="--holdout")
-    return test
+    return usable.filter(mask(usable, holdout, where="--holdout"))
 
 
 def paired_differences(

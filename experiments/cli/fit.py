@@ -65,7 +65,7 @@ def fit(
     from moe_search.scaling.censoring import parse_censored
     from moe_search.scaling.fit import fit as fit_law
     from moe_search.scaling.laws import get_law
-    from moe_search.scaling.validation import paired_differences, predictable_runs
+    from moe_search.scaling.validation import told_apart
 
     laws = [get_law(name) for name in dict.fromkeys(law)]
     table = read_table(runs, mapping=parse_mapping(mapping or ()), where=where)
@@ -95,21 +95,14 @@ def fit(
         note(line)
     for line in warning_lines(fits):
         warn(line)
-    differences = []
-    if holdout is not None and len(fits) > 1:
-        ranked = sorted(fits, key=lambda one: one.holdout.mape if one.holdout else float("inf"))
-        shared = predictable_runs(fits, table.frame, holdout)
-        differences = [one.sentence() for one in paired_differences(ranked, shared, cluster=cluster)]
+    for line in told_apart(fits, table.frame, holdout=holdout, cluster=cluster):
+        note(line)
     if json:
-        for line in differences:
-            note(line)
         print_json([one.to_json() for one in fits])
         return
     for one in fits:
         out.print(parameters_table(one))
     out.print(fits_table(fits, best.law.name if len(fits) > 1 else ""))
-    for line in differences:
-        note(line)
     for one in fits:
         for group in one.unidentifiable:
             warn(f"{one.law.name}: {', '.join(group.parameters)} cannot be identified: {group.reason}{group.advice}")

@@ -7,7 +7,7 @@ import pytest
 from moe_search.scaling.fit import fit
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import get_law
-from moe_search.scaling.validation import Comparison, compare, paired_differences, predictable_runs
+from moe_search.scaling.validation import Comparison, compare, paired_differences, predictable_runs, told_apart
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -127,5 +127,8 @@ def test_laws_are_compared_on_the_runs_that_all_can_predict() -> None:
     assert paired_differences(fits, shared)[0].runs == 15
     compared = compare(names, frame, holdout=cut, resamples=10, starts=8)
     assert {difference.runs for difference in compared.differences} == {15}
-    with pytest.raises(InvalidInputError, match="no held-out run that all laws can predict"):
-        predictable_runs(fits, frame, "n_active IS NULL")
+    assert predictable_runs(fits, frame, "n_active IS NULL").is_empty()
+    assert "no held-out run has the columns" in told_apart(fits, frame, holdout="n_active IS NULL", cluster=None)[0]
+    (said,) = told_apart(fits, frame, holdout=cut, cluster=None)
+    assert said == paired_differences(fits[::-1], shared)[0].sentence()  # compute predicts these runs better
+    assert told_apart(fits, frame, holdout=None, cluster=None) == []
