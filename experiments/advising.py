@@ -99,7 +99,14 @@ def make_report(
         return _campaign_report(source, laws, log)
     table = read_table(source, mapping=mapping, where=where)
     fits = fit_campaign(
-        table.frame, laws or law_names(), seed=0, log=log, cluster=cluster, holdout=holdout, objective=objective
+        table.frame,
+        laws or law_names(),
+        seed=0,
+        log=log,
+        cluster=cluster,
+        holdout=holdout,
+        objective=objective,
+        profiles=True,
     )
     for line in (*table.warnings, *warning_lines(fits.final)):
         log(f"warning: {line}")
@@ -111,7 +118,7 @@ def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> Repo
     ledger = open_ledger(spec, Workspace(spec))
     rows = ledger.rows()
     frame = runs_frame(rows)
-    fits = fit_campaign(frame, laws or spec.laws, seed=spec.seed, log=log)
+    fits = fit_campaign(frame, laws or spec.laws, seed=spec.seed, log=log, profiles=True)
     try:
         recommendation, _ = recommend_campaign(
             ledger.problem, rows, fits.chosen, target=spec.target, rules=spec.target_shape

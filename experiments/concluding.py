@@ -70,7 +70,7 @@ def conclude(
         raise ResourceError(f"no proxy has finished with a loss; {_first_message(rows)}")
     warnings = sanity(frame)
     log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
-    fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
+    fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log, profiles=True)
     write_text(workspace.fits, fits_json(fits) + "\n")
 
     def write_report(recommendation: Recommendation | None, notes: Sequence[str]) -> None:

@@ -26,12 +26,20 @@ class Examined:
     rolling: Rolling | str
 
 
-def examine(frame: pl.DataFrame, fits: Sequence[Fit], *, cluster: str | None, seed: int) -> Examined:
+def examine(
+    frame: pl.DataFrame,
+    fits: Sequence[Fit],
+    *,
+    rolled: Rolling | None = None,
+    cluster: str | None,
+    seed: int,
+) -> Examined:
     """Examine fitted laws, the one to extrapolate with first.
 
     Args:
         frame: the runs table that they were fitted to.
         fits: the laws, fitted to all runs.
+        rolled: their held-out errors where they are known already; None: they are measured.
         cluster: the resampling unit.
         seed: of starts and resamples.
     """
@@ -45,8 +53,10 @@ def examine(frame: pl.DataFrame, fits: Sequence[Fit], *, cluster: str | None, se
         )
     except InvalidInputError as error:
         moved = f"The sensitivity of the answer cannot be computed: {error}."
+    if rolled is not None:
+        return Examined(moved, rolled)
     try:
-        rolled: Rolling | str = roll(
+        record: Rolling | str = roll(
             [one.law for one in fits],
             frame,
             objective=chosen.objective_column,
@@ -56,8 +66,8 @@ def examine(frame: pl.DataFrame, fits: Sequence[Fit], *, cluster: str | None, se
             seed=seed,
         )
     except InvalidInputError as error:
-        rolled = f"Held-out errors over several cuts of compute cannot be computed: {error}."
-    return Examined(moved, rolled)
+        record = f"Held-out errors over several cuts of compute cannot be computed: {error}."
+    return Examined(moved, record)
 
 
 def asked_models(usable: pl.DataFrame) -> dict[str, pl.DataFrame]:

@@ -44,6 +44,7 @@ def fit_campaign(
     cluster: str | None = TRIAL,
     holdout: str | None = None,
     objective: str | None = None,
+    profiles: bool = False,
 ) -> CampaignFits:
     """Judge the laws on the held-out largest scale, then fit them to everything.
 
@@ -55,11 +56,20 @@ def fit_campaign(
         cluster: the unit that is resampled.
         holdout: the runs that laws are judged on; None: the largest scale.
         objective: the column that is fitted; None: ``bpb``, else ``loss``.
+        profiles: whether to profile the likelihood of the fits to everything, for a report.
     """
     final, refused = [], []
     for name in laws:
         try:
-            one = fit(get_law(name), frame, objective=objective, cluster=cluster, resamples=RESAMPLES, seed=seed)
+            one = fit(
+                get_law(name),
+                frame,
+                objective=objective,
+                cluster=cluster,
+                resamples=RESAMPLES,
+                profiles=profiles,
+                seed=seed,
+            )
             final.append(widen(one, frame, cluster=cluster, seed=seed))
         except InvalidInputError as error:
             log(f"law {name} is left out: {error}")

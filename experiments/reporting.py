@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 import moe_search
-from moe_search.experiments.examining import examine
+from moe_search.experiments.examining import Examined, examine
 from moe_search.experiments.fitting import RESAMPLES, TRIAL, CampaignFits
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.loading import resolved_text
@@ -48,7 +48,7 @@ def report_input(
         **_from_runs(frame),
         "command line": command_line(),
     }
-    examined = examine(frame, fits.final, cluster=TRIAL, seed=spec.seed)
+    examined = _examined(frame, fits, cluster=TRIAL, seed=spec.seed)
     return ReportInput(
         title=spec.name,
         frame=frame,
@@ -83,7 +83,7 @@ def table_report_input(
         cluster: the resampling unit of the fits.
         seed: of their starts and resamples.
     """
-    examined = examine(table.frame, fits.final, cluster=cluster, seed=seed)
+    examined = _examined(table.frame, fits, cluster=cluster, seed=seed)
     return ReportInput(
         title=source.name,
         frame=table.frame,
@@ -104,6 +104,12 @@ def table_report_input(
         },
         notes=(*table.notes, *table.warnings),
     )
+
+
+def _examined(frame: pl.DataFrame, fits: CampaignFits, *, cluster: str | None, seed: int) -> Examined:
+    """Examine the fits; what the comparison of laws measured already is not measured again."""
+    rolled = fits.comparison.rolling if fits.comparison else None
+    return examine(frame, fits.final, rolled=rolled, cluster=cluster, seed=seed)
 
 
 def write_report(path: Path, data: ReportInput) -> tuple[Path, Path, Path]:

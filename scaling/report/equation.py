@@ -71,6 +71,13 @@ def symbol(name: str) -> Markup:
     return Markup(f"<math>{_name(name)}</math>")  # noqa: S704 - escaped in _name
 
 
+def short(name: str) -> str:
+    """Return a name in the little HTML that figures understand: ``alpha_N`` is a Greek letter with an index."""
+    head, _, index = name.partition("_")
+    letter = escape(LETTERS.get(head, head))
+    return f"{letter}<sub>{escape(LETTERS.get(index, index).replace('_', ' '))}</sub>" if index else letter
+
+
 def _equation(equation: Equation) -> str:
     """The sides, cut into pieces between which a line may break."""
     pieces: list[str] = []

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from moe_search.scaling.fitted import Estimate, Fit
 from moe_search.scaling.law import Parameter
 from moe_search.scaling.pinned import Pinned
+from moe_search.scaling.profiles import Profile
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.correlation import correlation
 from moe_search.scaling.report.equation import symbol, typeset
@@ -108,12 +109,14 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
         Column("value", numeric=True),
         Column("std. error", numeric=True),
         Column("95 % interval", numeric=True),
+        *([Column("95 % interval", "of the profile", numeric=True)] if fit.profiles else []),
         *(Column(name, "published", numeric=True) for name in published),
     ]
     rows = []
     for parameter in fit.law.parameters:
         cells = _estimate(fit.parameters[parameter.name])
         known = [figure_cell(number(fit.law.published[name].get(parameter.name), 4)) for name in published]
+        cells += [figure_cell(profiled(one)) for one in fit.profiles if one.name == parameter.name]
         rows.append([_sign(parameter), Cell(parameter.meaning), Cell(_unit(parameter, fit)), *cells, *known])
     derived = [[Cell(name.replace("_", " ")), *_estimate(estimate)] for name, estimate in fit.derived.items()]
     return Checklist(
@@ -166,6 +169,16 @@ def _estimate(estimate: Estimate) -> list[Cell]:
         return [figure_cell("withheld"), figure_cell(NO_VALUE), figure_cell(NO_VALUE)]
     span = NO_VALUE if estimate.low is None else f"{number(estimate.low)} to {number(estimate.high)}"
     return [figure_cell(number(estimate.value, 4)), figure_cell(number(estimate.se, 2)), figure_cell(span)]
+
+
+def profiled(one: Profile) -> str:
+    """Return the interval of a profile; an end that the likelihood does not set is open."""
+    if one.low is None or one.high is None:
+        ends = [f"above {number(one.low)}"] * (one.low is not None) + [f"below {number(one.high)}"] * (
+            one.high is not None
+        )
+        return ends[0] if ends else "open"
+    return f"{number(one.low)} to {number(one.high)}"
 
 
 def _condition(fit: Fit) -> str:

@@ -63,6 +63,7 @@ def _of_the_fit(fit: Fit) -> dict[str, Any]:
         "gradient_norm": fit.gradient_norm,
         "resamples": len(fit.draws) if len(fit.draws) > 1 else 0,
         "residual_sd": fit.residual_sd,
+        "profiles": [one.to_json() for one in fit.profiles],
         "correlation": {"parameters": list(fit.law.names), "matrix": correlation(fit).tolist()},
     }
 

@@ -34,7 +34,7 @@ def blank(height: int = 400, *, legend: bool = True) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 64, "r": 16, "t": 36 if legend else 14, "b": 52},
+        margin={"l": 64, "r": 16, "t": 36 if legend else 28, "b": 52},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"size": 13, "color": INK, "family": "inherit"},

@@ -5,7 +5,7 @@ import numpy as np
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.correlation import correlation
-from moe_search.scaling.report.equation import LETTERS
+from moe_search.scaling.report.equation import short
 from moe_search.scaling.report.figures import Figure, Plot
 from moe_search.scaling.report.numbers import number, signed
 from moe_search.scaling.report.theme import CATEGORIES, PAPER, RECOMMENDED, blank
@@ -29,7 +29,7 @@ def draw(data: ReportInput) -> list[Plot] | str:
 
 def _law(fit: Fit) -> Plot:
     matrix = correlation(fit)
-    names = [LETTERS.get(name, name) for name in fit.law.names]
+    names = [short(name) for name in fit.law.names]
     figure = blank(max(150 + CELL * len(names), 320), legend=False)
     texts = [[signed(float(value), 2) if np.isfinite(value) else "" for value in row] for row in matrix]
     figure.add_heatmap(

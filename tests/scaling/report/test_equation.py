@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from moe_search.scaling.laws import get_law, law_names
-from moe_search.scaling.report.equation import symbol, typeset
+from moe_search.scaling.report.equation import short, symbol, typeset
 from moe_search.scaling.report.notation import NotationError, read_equations, substitute
 
 
@@ -74,3 +74,8 @@ def test_names_without_a_value_stay() -> None:
 def test_markup_in_a_name_cannot_get_through() -> None:
     assert "<b>" not in str(typeset("L = <b>E</b>"))
     assert "<img" not in str(symbol("<img src=x>"))
+
+
+def test_short_names_for_figures() -> None:
+    assert [short(name) for name in ("alpha", "alpha_N", "E_start")] == ["α", "α<sub>N</sub>", "E<sub>start</sub>"]
+    assert "<" not in short("<b>")

@@ -8,13 +8,15 @@ import polars as pl
 import pytest
 
 from moe_search.scaling.effects import Effect
+from moe_search.scaling.profiles import Profile
 from moe_search.scaling.report import ReportInput
 from moe_search.scaling.report import figures as package
 from moe_search.scaling.report.figures import figures
 from moe_search.scaling.report.figures.effect_sizes import label
 from moe_search.scaling.report.figures.schedules import FREE, schedule_name
+from moe_search.scaling.report.law_tables import profiled
 from moe_search.scaling.report.sections import SECTIONS
-from moe_search.scaling.report.theme import sequence
+from moe_search.scaling.report.theme import INK, sequence
 from moe_search.spaces.schedule import NAMED_SCHEDULES
 
 
@@ -63,6 +65,29 @@ def test_residuals_are_small_where_the_law_is_true(campaign: ReportInput) -> Non
     assert isinstance(plots, list)
     y = np.concatenate([trace.y for trace in plots[0].figure.data if trace.mode == "markers"])
     assert np.sqrt(np.mean(np.square(y))) < 2, "percent"
+
+
+def test_profiles_have_a_panel_a_parameter_and_meet_their_threshold_at_their_ends(campaign: ReportInput) -> None:
+    plots = figures()["profiles"].draw(campaign)
+    assert isinstance(plots, list)
+    for plot, fit in zip(plots, campaign.laws, strict=True):
+        curves = [trace for trace in plot.figure.data if trace.line.color == INK]
+        assert len(curves) == len(fit.law.parameters)
+        bands = [trace for trace in plot.figure.data if trace.fill == "toself"]
+        assert len(bands) == sum(estimate.value is not None for estimate in fit.parameters.values())
+        for curve, one in zip(curves, fit.profiles, strict=True):
+            for end in (one.low, one.high):
+                if end is not None:
+                    after = int(np.searchsorted(curve.x, end))
+                    assert min(curve.y[after - 1 : after + 1]) <= one.threshold <= max(curve.y[after - 1 : after + 1])
+        assert ("are withheld" in plot.caption) == (len(bands) < len(curves) - 1)
+
+
+def test_an_interval_of_the_profile_may_be_open() -> None:
+    values = np.array([1.0, 2.0])
+    ends = {(None, None): "open", (1.0, None): "above 1", (None, 2.0): "below 2", (1.0, 2.0): "1 to 2"}
+    for (low, high), words in ends.items():
+        assert profiled(Profile("a", values, values, 3.8, low, high)) == words
 
 
 def test_effect_labels_are_escaped_and_readable() -> None:

@@ -79,7 +79,7 @@ def test_json_and_csv_beside_the_page(campaign: ReportInput) -> None:
     back = pl.read_csv(io.BytesIO(report_csv(campaign).encode()))
     assert len(content["points"]) == 10
     assert content["predictions"]["row"] == back["row"].to_list() == list(range(1, campaign.frame.height + 1))
-    assert {score["law"] for score in content["rolling"]["scores"]} == {"fine_grained"}
+    assert {score["law"] for score in content["rolling"]["scores"]} == {"joint_moe", "fine_grained"}
     assert content["sensitivity"]["law"] == campaign.laws[0].law.name
     matrix = content["fits"][0]["correlation"]["matrix"]
     assert [row[place] for place, row in enumerate(matrix)] == pytest.approx([1.0] * len(matrix))
