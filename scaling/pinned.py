@@ -73,6 +73,11 @@ class Pinned(Law):
         self._law, self._values, self._free = law, dict(values), free
         self._held = {law.index(name): float(law.parameters[law.index(name)].internal(v)) for name, v in values.items()}
 
+    @property
+    def whole(self) -> Law:
+        """The law underneath, all of its parameters free."""
+        return self._law
+
     def for_domains(self, domains: Sequence[str]) -> Law:
         """Return the law with the same values held, bound to these domains."""
         return Pinned(self._law.for_domains(domains), self._values)

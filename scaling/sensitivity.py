@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from moe_search.scaling.assumed import floor_of
 from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.fit import fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
-from moe_search.scaling.law import Law, Parameter
+from moe_search.scaling.law import Law
 from moe_search.scaling.pinned import Pinned
 from moe_search.spaces.errors import InvalidInputError
 
@@ -25,8 +26,6 @@ SMALLEST = 0.25
 DELTAS = (1e-4, 1e-2, 1.0)
 """Huber's delta, beside the fit's own; residuals are hardly ever above 1, so that 1 is least squares."""
 STARTS = 64
-FLOOR_NAMES = ("E", "c", "e")
-"""Names that laws give the irreducible loss; its meaning says ``irreducible``, too."""
 SIZE_PAIRS = (
     ("without embeddings", (("n_active", "n_active_non_embedding"), ("n_total", "n_total_non_embedding"))),
     ("total for active", (("n_active", "n_total"), ("n_active_non_embedding", "n_total_non_embedding"))),
@@ -185,7 +184,7 @@ def _without_smallest(runs: pl.DataFrame) -> _Choice | tuple[str, str]:
 def _asymptotes(baseline: Fit) -> Iterator[_Choice | tuple[str, str]]:
     """The irreducible loss held: at nothing, at both ends of its interval, and at the values of published fits."""
     name, law = "Asymptote", baseline.law
-    floor = _floor(law)
+    floor = floor_of(law)
     if floor is None:
         yield name, f"the law {law.name} has no irreducible loss to pin"
         return
@@ -204,13 +203,6 @@ def _asymptotes(baseline: Fit) -> Iterator[_Choice | tuple[str, str]]:
         }
     for words, value in values.items():
         yield _Choice(name, words, law=Pinned(law, {floor.name: value}))
-
-
-def _floor(law: Law) -> Parameter | None:
-    for parameter in law.parameters:
-        if "irreducible" in parameter.meaning or (parameter.name in FLOOR_NAMES and not parameter.variables):
-            return parameter
-    return None
 
 
 def _last_rows(runs: pl.DataFrame, cluster: str | None) -> _Choice | tuple[str, str]:

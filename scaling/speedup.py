@@ -1,0 +1,342 @@
+"""Effective speedup: how much less compute one design needs than another for the same loss.
+
+At a compute C of the reference its loss is L; the other design reaches L with C'. The speedup is C / C': 2 means that
+half the compute is enough, below 1 that more is needed. It is not one number but a curve in C: designs with different
+exponents or different irreducible losses have speedups that grow or vanish.
+
+A design is a path: from training FLOPs to the run that would spend them. Both sides are read off *joint* draws. Under
+one law that is one draw of its parameters; for two groups of runs with a law each, one resample of the whole table
+serves both, so that what they share (a cluster, such as a data order) cancels. Where the two laws assume different
+irreducible losses, that difference decides the speedup beyond the runs, and is said.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from moe_search.scaling.assumed import Asymptote, asymptote_of
+from moe_search.scaling.expressions import mask
+from moe_search.scaling.extrapolation import SIZES, compute_of
+from moe_search.scaling.fit import STARTS, complete_runs, estimates, fit, objective_column, usable_runs
+from moe_search.scaling.fitted import Fit
+from moe_search.scaling.law import Array, Law
+from moe_search.scaling.optimum import find_optimum
+from moe_search.scaling.problem import build_problem
+from moe_search.scaling.resampling import Chosen, resampling_units
+from moe_search.spaces.errors import InvalidInputError
+
+Path = Callable[[Array], pl.DataFrame]
+"""Training FLOPs (rows,) to runs of a design that spend them, one row each, with what a law reads of them."""
+
+REACH: Final = 1e6
+"""Factor of compute, to either side of what is asked, within which the equal loss is looked for."""
+STEP: Final = 0.04
+"""Of log10 compute between which the loss is interpolated."""
+POINTS: Final = 13
+BEYOND: Final = 10.0
+"""Times the largest compute of the runs: how far the curve is told when nothing is asked."""
+RESAMPLES: Final = 1000
+DELTA: Final = 1e-3
+"""Huber's, in log loss: that of :func:`~moe_search.scaling.fit.fit`."""
+ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class SpeedupPoint:
+    """One compute of the reference. What is never reached is None."""
+
+    train_flops: float
+    loss: float
+    """Of the reference there."""
+    needed_flops: float | None
+    """By the other design for that loss."""
+    speedup: float | None
+    """``train_flops / needed_flops``."""
+    low_80: float | None
+    high_80: float | None
+    low_95: float | None
+    """None where the other design never reaches the loss in so many draws that the end of the interval is zero."""
+    high_95: float | None
+    reached: float
+    """Share of the draws in which the other design reaches the loss."""
+    beyond_runs: tuple[str, ...]
+    """Which sides are read off outside the compute of their runs: ``reference``, ``other``; none for interpolation."""
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """The speedup of one design over another."""
+
+    reference: str
+    other: str
+    laws: tuple[str, str]
+    asymptotes: tuple[Asymptote, Asymptote]
+    points: tuple[SpeedupPoint, ...]
+    interpolated: tuple[float, float] | None
+    """Lowest and highest compute that is told and where both sides lie within their runs; None where nowhere."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            **asdict(self),
+            "asymptotes": [one.to_json() for one in self.asymptotes],
+            "points": [asdict(point) for point in self.points],
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the comparison."""
+
+    name: str
+    fitted: Fit
+    path: Path
+    span: tuple[float, float]
+    """Lowest and highest training FLOPs of the runs that speak for this side."""
+
+
+def by_compute(train_flops: Array) -> pl.DataFrame:
+    """Return the path of a law that reads training FLOPs alone."""
+    return pl.DataFrame({"train_flops": train_flops})
+
+
+def at_its_ratio(run: pl.DataFrame) -> Path:
+    """Return the path of a design that keeps its tokens a parameter: sizes and tokens grow as the root of compute.
+
+    All other columns keep their values, so that a law which reads widths or depths needs a path of its own.
+
+    Args:
+        run: one row of a runs table.
+
+    Raises:
+        InvalidInputError: it has no compute, or is not one row.
+    """
+    flops = compute_of(run)
+    if run.height != 1 or flops is None:
+        raise InvalidInputError(
+            f"a design is one run with its compute, not {run.height} rows", where="speedup", allowed="one row"
+        )
+    grown = [name for name in (*SIZES, "tokens") if name in run.columns]
+
+    def path(train_flops: Array) -> pl.DataFrame:
+        factor = pl.Series(np.sqrt(train_flops / flops[0]))
+        rows = run.select(pl.all().repeat_by(len(train_flops)).explode())
+        return rows.with_columns(
+            *(pl.col(name).cast(pl.Float64) * factor for name in grown), train_flops=pl.Series(train_flops)
+        )
+
+    return path
+
+
+def speedup(reference: Side, other: Side, train_flops: Array | None = None, *, seed: int = 0) -> Speedup:
+    """Return the speedup of ``other`` over ``reference``.
+
+    Args:
+        reference: whose compute is asked about.
+        other: a side with as many draws; draws of one number are one world.
+        train_flops: of the reference, (points,); None: over the runs of both sides, and ten times beyond.
+        seed: of what widened fits draw.
+
+    Raises:
+        InvalidInputError: the fits predict different losses, or have different numbers of draws.
+    """
+    a, b = reference.fitted, other.fitted
+    if a.objective_column != b.objective_column or len(a.draws) != len(b.draws):
+        raise InvalidInputError(
+            f"{reference.name} and {other.name} cannot be compared: losses {a.objective_column} and "
+            f"{b.objective_column}, {len(a.draws)} and {len(b.draws)} draws",
+            where="speedup",
+            allowed="fits of one loss with as many resamples",
+        )
+    if train_flops is None:
+        lowest, highest = min(reference.span[0], other.span[0]), max(reference.span[1], other.span[1])
+        train_flops = np.geomspace(lowest, BEYOND * highest, POINTS)
+    target, target_draws, _ = a.log_draws(reference.path(train_flops), seed=seed)
+    ends = np.log10([train_flops.min() / REACH, train_flops.max() * REACH])
+    grid = np.arange(ends[0], ends[1] + STEP, STEP)
+    mean, draws, _ = b.log_draws(other.path(10**grid), seed=seed)
+    needed = _first_reached(grid, mean[:, None], target[:, None])[:, 0]
+    needed_draws = _first_reached(grid, draws, target_draws)
+    points = tuple(
+        _point(float(flops), float(np.exp(loss)), float(at), at_draws, (reference, other))
+        for flops, loss, at, at_draws in zip(train_flops, target, needed, needed_draws, strict=True)
+    )
+    inside = [point.train_flops for point in points if not point.beyond_runs]
+    asymptotes = asymptote_of(a), asymptote_of(b)
+    return Speedup(
+        reference=reference.name,
+        other=other.name,
+        laws=(a.law.name, b.law.name),
+        asymptotes=asymptotes,
+        points=points,
+        interpolated=(min(inside), max(inside)) if inside else None,
+        notes=tuple(_notes(reference, other, asymptotes, points)),
+    )
+
+
+def speedup_of_groups(
+    law: Law,
+    frame: pl.DataFrame,
+    reference: str,
+    other: str,
+    *,
+    train_flops: Array | None = None,
+    objective: str | None = None,
+    cluster: str | None = None,
+    paths: tuple[Path, Path] = (by_compute, by_compute),
+    resamples: int = RESAMPLES,
+    starts: int = STARTS,
+    seed: int = 0,
+) -> Speedup:
+    """Fit ``law`` to two groups of runs, each on its own, and return the speedup of one over the other.
+
+    Args:
+        law: ``compute``, or another with ``paths``; ``compute:E=1.7`` pins the irreducible loss of both.
+        frame: a runs table.
+        reference: the first group, a condition as a Polars SQL expression; also its name.
+        other: the second group.
+        train_flops: as in :func:`speedup`.
+        objective: as in :func:`~moe_search.scaling.fit.fit`.
+        cluster: the resampling unit; one that has runs in both groups is drawn for both.
+        paths: of the reference and of the other.
+        resamples: of the whole table; 0 for no intervals.
+        starts: of each fit.
+        seed: of starts and resamples.
+
+    Raises:
+        InvalidInputError: a group is empty or too small, or the groups share runs.
+    """
+    column = objective_column(frame, objective)
+    usable, _ = usable_runs(frame, column)
+    chosen = [mask(usable, group, where="speedup") for group in (reference, other)]
+    for group, rows in zip((reference, other), chosen, strict=True):
+        if not rows.any():
+            raise InvalidInputError(
+                f"no run meets {group!r}", where="speedup", allowed="a condition that some runs meet"
+            )
+    if (chosen[0] & chosen[1]).any():
+        raise InvalidInputError(
+            f"{(chosen[0] & chosen[1]).sum()} runs are in both groups, {reference} and {other}", where="speedup"
+        )
+    parts = [_complete(law, usable.filter(rows), column, starts, seed) for rows in chosen]
+    units = resampling_units(pl.concat([rows for _, rows in parts], how="diagonal_relaxed"), cluster)
+    count = int(units.max()) + 1
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, units].astype(np.float64)
+    split = np.split(weights, [parts[0][1].height], axis=1)
+    sides = []
+    for name, path, (fitted, rows), weight in zip((reference, other), paths, parts, split, strict=True):
+        flops = compute_of(rows)
+        assert flops is not None, "a law with a path of compute was fitted"
+        resampled = _resampled(fitted, rows, weight, starts, seed) if resamples else fitted
+        sides.append(Side(name, resampled, path, (float(flops.min()), float(flops.max()))))
+    return speedup(sides[0], sides[1], train_flops, seed=seed)
+
+
+def _complete(law: Law, rows: pl.DataFrame, column: str, starts: int, seed: int) -> tuple[Fit, pl.DataFrame]:
+    """The fit of one group, and the runs that it used."""
+    fitted = fit(law, rows, objective=column, resamples=0, censored=(), delta=DELTA, starts=starts, seed=seed)
+    return fitted, complete_runs(fitted.law, rows)[0]
+
+
+def _resampled(fitted: Fit, rows: pl.DataFrame, weights: Array, starts: int, seed: int) -> Fit:
+    """The fit with draws from these weights (draws, runs) of its runs."""
+    problem = build_problem(fitted.law, rows, fitted.objective_column, rows, DELTA)
+    rng = np.random.default_rng(seed)
+    optimum = find_optimum(problem, starts, rng)
+    center = np.tile(problem.center, (len(weights), 1))
+    if optimum.precision.any():  # what only the prior says is not certain
+        center += np.sqrt(optimum.dispersion / optimum.precision) * rng.normal(size=center.shape)
+    draws = problem.solve(
+        np.tile(optimum.theta, (len(weights), 1)),
+        curvature="polish",
+        precision=optimum.precision,
+        weights=weights,
+        center=center,
+        max_iterations=60,
+        tolerance=1e-7,
+    ).theta
+    withheld = {name for group in optimum.unidentifiable for name in group.parameters}
+    parameters, derived = estimates(fitted.law, optimum.theta, draws, withheld)
+    return replace(
+        fitted,
+        theta=optimum.theta,
+        draws=draws,
+        parameters=parameters,
+        derived=derived,
+        resampling=Chosen("pairs", "both groups are drawn together"),
+    )
+
+
+def _first_reached(grid: Array, falling: Array, target: Array) -> Array:
+    """Lowest log10 compute (points, draws) at which the log loss is at most the target; inf where it never is.
+
+    Args:
+        grid: (grid,), of log10 compute.
+        falling: (grid, draws), log loss.
+        target: (points, draws), log loss.
+    """
+    best = np.minimum.accumulate(falling, axis=0)
+    found = np.empty(target.shape)
+    draws = np.arange(falling.shape[1])
+    for row, wanted in enumerate(target):
+        first = (best > wanted).sum(axis=0)
+        after = np.clip(first, 1, len(grid) - 1)
+        high, low = best[after - 1, draws], falling[after, draws]
+        share = np.clip((high - wanted) / np.where(high > low, high - low, 1.0), 0.0, 1.0)
+        found[row] = np.where(first == len(grid), np.inf, grid[after - 1] + share * (grid[after] - grid[after - 1]))
+    return found
+
+
+def _point(flops: float, loss: float, at: float, draws: Array, sides: tuple[Side, Side]) -> SpeedupPoint:
+    """One compute, from the log10 compute that the other design needs, at the estimate and in each draw."""
+    factors = flops / 10**draws  # zero where it is never reached
+    needed = float(10**at) if np.isfinite(at) else None
+    ends: list[float | None] = [None] * 4
+    if len(draws) > 1:
+        low_80, low_95 = np.quantile(factors, [0.1, 0.025], method="lower")
+        high_80, high_95 = np.quantile(factors, [0.9, 0.975], method="higher")
+        ends = [float(end) if end > 0 else None for end in (low_80, high_80, low_95, high_95)]
+    beyond = [
+        name
+        for name, value, side in zip(("reference", "other"), (flops, needed), sides, strict=True)
+        if value is None or not side.span[0] * (1 - ROUNDING) <= value <= side.span[1] * (1 + ROUNDING)
+    ]
+    return SpeedupPoint(
+        train_flops=flops,
+        loss=loss,
+        needed_flops=needed,
+        speedup=None if needed is None else flops / needed,
+        low_80=ends[0],
+        high_80=ends[1],
+        low_95=ends[2],
+        high_95=ends[3],
+        reached=float(np.isfinite(draws).mean()),
+        beyond_runs=tuple(beyond),
+    )
+
+
+def _notes(
+    reference: Side, other: Side, asymptotes: tuple[Asymptote, Asymptote], points: tuple[SpeedupPoint, ...]
+) -> list[str]:
+    """What has to be said beside the curve."""
+    notes = [f"{side.name}: {one.sentence()}" for side, one in zip((reference, other), asymptotes, strict=True)]
+    a, b = (one.estimate.value for one in asymptotes)
+    if reference.fitted is not other.fitted and (a != b or a is None):
+        notes.append(
+            "the sides do not assume the same irreducible loss, which decides the speedup at compute beyond the runs"
+        )
+    never = [point.train_flops for point in points if point.needed_flops is None]
+    if never:
+        notes.append(
+            f"{other.name} does not reach the loss that {reference.name} has from {min(never):.3g} FLOPs on, within "
+            f"{REACH:.0e} times the compute"
+        )
+    outside = sum(bool(point.beyond_runs) for point in points)
+    if outside:
+        notes.append(f"{outside} of {len(points)} points are extrapolated for at least one side")
+    return notes
