@@ -229,10 +229,11 @@ def speedup_of_groups(
     weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, units].astype(np.float64)
     split = np.split(weights, [parts[0][1].height], axis=1)
     sides = []
-    for name, path, (fitted, rows), weight in zip((reference, other), paths, parts, split, strict=True):
-        flops = compute_of(rows)
-        assert flops is not None, "a law with a path of compute was fitted"
-        resampled = _resampled(fitted, rows, weight, starts, seed) if resamples else fitted
+    for name, path, (fitted, used), weight in zip((reference, other), paths, parts, split, strict=True):
+        flops = compute_of(used)
+        if flops is None:
+            raise InvalidInputError("the table has no training compute to compare designs at", where="train_flops")
+        resampled = _resampled(fitted, used, weight, starts, seed) if resamples else fitted
         sides.append(Side(name, resampled, path, (float(flops.min()), float(flops.max()))))
     return speedup(sides[0], sides[1], train_flops, seed=seed)
 
