@@ -95,7 +95,8 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
         f"over runs (not averaged){prior}: {number(fit.objective, 10)} at the optimum",
         "Optimiser": f"batched, damped Newton; {reached}",
         "At the optimum": f"gradient norm {power(fit.gradient_norm)}, condition number {_condition(fit)}",
-        "Residual": f"{percent(fit.residual_sd, 2)} of the loss (standard deviation, over the degrees of freedom)",
+        "Residual": f"{percent(fit.residual_sd, 2)} of the loss (standard deviation, over the degrees of freedom); "
+        f"between seeds {percent(fit.seed_sd, 2) if fit.seed_sd is not None else 'not known'}",
         "Uncertainty": sampled if drawn else "no resampling, so no intervals",
         "Correlated": _correlations(fit),
         "At a bound": ", ".join(fit.at_bound) or "none",

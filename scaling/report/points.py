@@ -100,7 +100,7 @@ def _rolling(scores: tuple[CutScore, ...]) -> str:
 def _noise(data: ReportInput) -> str:
     noise = data.view.seed_noise if data.view.usable.height else None
     if noise is None:
-        return "no design was repeated with another seed, so the noise of a seed is not known"
+        return "too few runs differ in their seed alone, so the noise of a seed is not known"
     beside = f"; residuals of the law {percent(data.laws[0].residual_sd, 2)}" if data.laws else ""
     return f"standard deviation between seeds {percent(noise, 2)} of the loss{beside}"
 

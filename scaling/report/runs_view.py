@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from moe_search.scaling.law import Array
+from moe_search.scaling.repeats import seed_deviation
 from moe_search.scaling.report.numbers import NO_VALUE, fixed, number, power, quantity
 
 GAP = 1.25
@@ -183,20 +184,8 @@ class RunsView:
 
     @cached_property
     def seed_noise(self) -> float | None:
-        """Relative standard deviation of the loss between seeds of one design at one scale; None without repeats."""
-        if not self.has("seed", "design_key", "tokens") or not self.size_column:
-            return None
-        cells: dict[tuple[object, ...], dict[object, float]] = {}
-        columns = (self.usable[name].to_list() for name in ("design_key", "seed"))
-        for key, seed, size, horizon, loss in zip(
-            *columns, self.sizes.index, self.horizons.index, self.loss, strict=True
-        ):
-            if key:
-                cells.setdefault((key, size, horizon), {})[seed] = math.log(loss)
-        repeats = [np.array(list(losses.values())) for losses in cells.values() if len(losses) > 1]
-        freedom = sum(len(losses) - 1 for losses in repeats)
-        squares = sum(float(np.square(losses - losses.mean()).sum()) for losses in repeats)
-        return math.sqrt(squares / freedom) if freedom else None
+        """Standard deviation of log loss between runs that differ in their seed alone; None without enough repeats."""
+        return seed_deviation(self.usable, self.objective.column) if self.usable.height else None
 
     @cached_property
     def domains(self) -> tuple[str, ...]:

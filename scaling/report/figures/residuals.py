@@ -80,9 +80,9 @@ def draw(data: ReportInput) -> list[Plot] | str:
     )
     noise = seen.seed_noise
     caption += (
-        "No design was repeated with another seed, so the noise of a seed is not known."
+        "Too few runs differ in their seed alone, so that the noise of a seed is not known."
         if noise is None
-        else f"Grey band: two standard deviations between seeds of one design ({percent(noise, 2)} each)."
+        else f"Grey band: twice the deviation between runs that differ in their seed alone (sd {percent(noise, 2)})."
     )
     return [Plot(figure, f"Residuals of {law}", caption)]
 
