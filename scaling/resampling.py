@@ -22,6 +22,7 @@ from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.law import Array
 from moe_search.scaling.optimum import Optimum, mean_slope
 from moe_search.scaling.problem import Problem
+from moe_search.scaling.solver import Solution
 from moe_search.spaces.errors import InvalidInputError
 
 Kind = Literal["pairs", "wild", "residual"]
@@ -65,15 +66,35 @@ def choose_kind(wanted: Literal["auto"] | Kind) -> Chosen:
     return Chosen(wanted, "asked for")
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """What differs between the tables that are refitted."""
+
+    count: int
+    center: Array
+    """(resamples, parameters) or (1, parameters): of the prior."""
+    weights: Array | None = None
+    """(resamples, runs); None: 1."""
+    log_y: Array | None = None
+    """(resamples, runs): other observations; None: those of the table."""
+
+
 def resample(
     problem: Problem, optimum: Optimum, units: Units, kind: Kind, *, resamples: int, rng: np.random.Generator
 ) -> Array:
-    """Refit all resamples at once, each from the optimum (resamples, parameters).
+    """Refit all resamples at once, each from the optimum (resamples, parameters)."""
+    if resamples == 0:
+        return optimum.theta[None, :]
+    return refit(problem, optimum, draw(problem, optimum, units, kind, resamples=resamples, rng=rng)).theta
+
+
+def draw(
+    problem: Problem, optimum: Optimum, units: Units, kind: Kind, *, resamples: int, rng: np.random.Generator
+) -> Resamples:
+    """Draw the tables.
 
     Where the prior takes part its centre is resampled too: otherwise what only the prior says would look certain.
     """
-    if resamples == 0:
-        return optimum.theta[None, :]
     weights, log_y = None, None
     match kind:
         case "pairs":
@@ -95,16 +116,21 @@ def resample(
     if optimum.precision.any():
         scatter = np.sqrt(optimum.dispersion / optimum.precision)
         center = center + scatter * rng.normal(size=(resamples, len(scatter)))
+    return Resamples(resamples, center, weights, log_y)
+
+
+def refit(problem: Problem, optimum: Optimum, resamples: Resamples) -> Solution:
+    """Refit all resamples at once, each from the optimum."""
     return problem.solve(
-        np.tile(optimum.theta, (resamples, 1)),
+        np.tile(optimum.theta, (resamples.count, 1)),
         curvature="polish",
         precision=optimum.precision,
-        weights=weights,
-        center=center,
-        log_y=log_y,
+        weights=resamples.weights,
+        center=resamples.center,
+        log_y=resamples.log_y,
         max_iterations=60,
         tolerance=1e-7,
-    ).theta
+    )
 
 
 def corrected_residuals(problem: Problem, optimum: Optimum) -> Array:

@@ -74,13 +74,6 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _check(wanted: Wanted) -> None:
-    foreign: dict[str, dict[str, object]] = {
-        "kernels": {"--processes": wanted.processes, "--designs": wanted.designs},
-        "step": {"--family": wanted.families, "--skew": wanted.skew},
-    }
-    for option, value in foreign[wanted.what].items():
-        if value:
-            raise InvalidInputError(f"bench {wanted.what} has no such option", where=option)
     if wanted.what == "kernels" and wanted.shapes and len(wanted.families) != 1:
         raise InvalidInputError(
             "the numbers of a shape mean nothing without one family", where="--shape", fix="--family moe_ffn"

@@ -1,19 +1,50 @@
-"""``moe-search bench``: how fast kernels and training steps are here, next to what others would take."""
+"""``moe-search bench``: how fast kernels, training steps and fits are here, next to what others would take."""
 
+from collections.abc import Mapping as Map
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from moe_search.experiments.cli.console import note, out, print_json
+from moe_search.experiments.cli.console import note, out, print_json, warn
+from moe_search.experiments.cli.fit import Mapping, Where
 from moe_search.experiments.cli.options import Json
+
+if TYPE_CHECKING:
+    from moe_search.experiments.benchmarks.fits import FitReport
+    from moe_search.experiments.benchmarks.report import Report
+
+KINDS: Map[str, tuple[str, ...]] = {
+    "runs": ("fit",),
+    "law": ("fit",),
+    "mapping": ("fit",),
+    "where": ("fit",),
+    "resamples": ("fit",),
+    "peer_starts": ("fit",),
+    "peer_python": ("fit",),
+    "family": ("kernels",),
+    "skew": ("kernels",),
+    "seq_len": ("step",),
+    "processes": ("step",),
+    "designs": ("step",),
+    **dict.fromkeys(("shape", "tokens", "dtype", "device", "threads", "only", "store"), ("kernels", "step")),
+}
+"""Whose option each is; the others are everybody's."""
+FIT_REPEATS = 3
 
 
 def bench(
+    context: typer.Context,
     what: Annotated[
-        Literal["kernels", "step"],
-        typer.Argument(help="kernels: single layers, backend by backend; step: whole training steps."),
+        Literal["kernels", "step", "fit"],
+        typer.Argument(
+            help="kernels: single layers, backend by backend; step: training steps; fit: a law with its resamples."
+        ),
     ],
+    runs: Annotated[
+        Path | None,
+        typer.Argument(help="A table of runs (fit). Default: runs that each law itself has made.", metavar="RUNS"),
+    ] = None,
     *,
     family: Annotated[
         list[str] | None, typer.Option(help="A kernel family (kernels); repeatable. Default: all.", metavar="NAME")
@@ -31,7 +62,7 @@ def bench(
     dtype: Annotated[list[str] | None, typer.Option(help="float32 or bfloat16; repeatable. Default: float32.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads, pinned to as many cores.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed rounds.", min=1)] = 7,
+    repeats: Annotated[int, typer.Option(help="Timed rounds. Default for fit: 3.", min=1)] = 7,
     skew: Annotated[
         float | None,
         typer.Option(help="Time our backends also with one expert of so many times the mean load (kernels).", min=1.0),
@@ -45,7 +76,20 @@ def bench(
     designs: Annotated[
         int | None, typer.Option(help="Time our model on so many spread shapes instead (step).", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of inputs, routing and designs.", min=0)] = 0,
+    law: Annotated[
+        list[str] | None, typer.Option(help="A law (fit); repeatable. Default: chinchilla.", metavar="NAME")
+    ] = None,
+    mapping: Mapping = None,
+    where: Where = None,
+    resamples: Annotated[int, typer.Option(help="Of whole runs, for intervals (fit).", min=0)] = 1000,
+    peer_starts: Annotated[
+        int, typer.Option(help="SciPy takes so many of our starts (fit); 0 leaves it out.", min=0)
+    ] = 256,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option(help="An interpreter with the packages chinchilla and simple-scaling-laws (fit).", metavar="FILE"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of inputs, routing, designs, starts and resamples.", min=0)] = 0,
     store: Annotated[
         bool, typer.Option("--store", help="Keep our times, so that campaigns can price shapes with them.")
     ] = False,
@@ -54,7 +98,7 @@ def bench(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Time kernels or whole training steps, forward and backward, next to what others would take.
+    """Time kernels, whole training steps or the fit of a scaling law, next to what others would take.
 
     Threads are pinned, routing is new at every step, contestants take turns within a round, and ratios are taken
     within rounds, so that a busy machine disturbs them little. Still: leave the machine alone while it measures.
@@ -65,16 +109,46 @@ def bench(
       moe-search bench kernels --skew 8 --out benchmarks/results
       moe-search bench step --processes 2 --json
       moe-search bench step --designs 30 --store
+      moe-search bench fit table.csv --law chinchilla --map 'n_total="Model Size"' --peer-python peers/bin/python
+      moe-search bench fit --law joint_moe --law joint --peer-starts 32
     """
+    _check_owner(context, what)
+    if output is not None:
+        from moe_search.experiments.workspace import check_writable
+
+        check_writable(output)
+    if what == "fit":
+        from moe_search.experiments.benchmarks.fits import SIMULATED, WantedFits, benchmark_fits
+        from moe_search.experiments.tables import parse_mapping, read_table
+
+        table = None if runs is None else read_table(runs, mapping=parse_mapping(mapping or ()), where=where)
+        for line in table.notes if table else ():
+            note(line)
+        for line in table.warnings if table else ():
+            warn(line)
+        _finish(
+            benchmark_fits(
+                WantedFits(
+                    laws=tuple(dict.fromkeys(law or ("chinchilla",))),
+                    resamples=resamples,
+                    repeats=repeats if _given(context, "repeats") else FIT_REPEATS,
+                    peer_starts=peer_starts,
+                    peer_python=peer_python,
+                    seed=seed,
+                ),
+                table.frame if table else None,
+                SIMULATED if runs is None else runs.name,
+                note,
+            ),
+            output,
+            json=json,
+        )
+        return
     from moe_search.experiments.benchmarks.measuring import Outcome
     from moe_search.experiments.benchmarks.report import case_table
     from moe_search.experiments.benchmarks.running import Wanted, benchmark, parse_shape
     from moe_search.experiments.benchmarks.running import store as keep
-    from moe_search.experiments.workspace import check_writable
     from moe_search.proxies.corpus import default_cache
-
-    if output is not None:
-        check_writable(output)
 
     def show(outcome: Outcome) -> None:
         if not json and not designs:
@@ -101,14 +175,36 @@ def bench(
         log=note,
         show=show,
     )
-    if output is not None:
-        for path in report.save(output):
-            note(f"written: {path}")
     if store:
         for path in keep(report, default_cache()):
             note(f"stored: {path}")
+    _finish(report, output, json=json)
+
+
+def _finish(report: "Report | FitReport", output: Path | None, *, json: bool) -> None:
+    """Keep and print what was measured."""
+    if output is not None:
+        for path in report.save(output):
+            note(f"written: {path}")
     if json:
         print_json(report.as_json())
         return
     for table in report.tables():
         out.print(table)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option or argument."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_owner(context: typer.Context, what: str) -> None:
+    """Refuse what another kind of benchmark would need: it would be ignored."""
+    from moe_search.spaces.errors import InvalidInputError
+
+    for parameter in context.command.params:
+        owners = KINDS.get(parameter.name or "", (what,))
+        if what not in owners and _given(context, parameter.name or ""):
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else "RUNS"
+            raise InvalidInputError(f"bench {what} has no such option", where=shown, allowed=f"bench {owners[0]}")

@@ -1,7 +1,8 @@
 """Fit Chinchilla's form with other packages; run by another interpreter, which has them: ``python fits.py PACKAGE``.
 
 Standard input is a JSON object (``n``, ``d``, ``loss``, ``resamples``); standard output one with ``seconds``,
-``predicted`` at the same points, ``starts`` and ``version``. It imports nothing of this project.
+``predicted`` at the same points, ``ends`` (E, A, B, alpha, beta where each start ended; null: not told), ``resamples``,
+``note`` and ``version``. It imports nothing of this project.
 """
 
 import contextlib
@@ -9,10 +10,12 @@ import functools
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,19 @@ def with_chinchilla(points: dict[str, Any]) -> dict[str, Any]:
         "alpha": numpy.linspace(0, 2, LEVELS),
         "beta": numpy.linspace(0, 2, LEVELS),
     }
+    core: Any = importlib.import_module("chinchilla.core")
+    width = numpy.array([float(numpy.ptp(values)) for values in grid.values()])  # in which the package counts
     with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "ends"
+
+        def minimize(*arguments: Any, **options: Any) -> Any:
+            """Minimise as the package asks, in its own processes, and keep the end."""
+            end = optimize.minimize(*arguments, **options)
+            with told.open("a") as file:  # a line is short enough to be appended at once
+                file.write(json.dumps((end.x * width).tolist()) + "\n")
+            return end
+
+        optimize, core.sciop = core.sciop, types.SimpleNamespace(minimize=minimize)
         law = package.Chinchilla(
             folder, param_grid=grid, loss_fn=functools.partial(metrics.log_huber, delta=DELTA), log_level=60
         )
@@ -43,9 +58,16 @@ def with_chinchilla(points: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         law.fit()
         seconds = time.perf_counter() - began
+        ends = [json.loads(line) for line in told.read_text().splitlines()]
     n, d = (numpy.array(points[name], dtype=float) for name in ("n", "d"))
     predicted = law.E + law.A / n**law.alpha + law.B / d**law.beta
-    return {"seconds": seconds, "predicted": [float(value) for value in predicted], "starts": LEVELS**5}
+    return {
+        "seconds": seconds,
+        "predicted": [float(value) for value in predicted],
+        "ends": [[*(_exp(value) for value in end[:3]), *end[3:]] for end in ends],
+        "resamples": 0,
+        "note": "has no intervals",
+    }
 
 
 def with_simple_scaling_laws(points: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +87,17 @@ def with_simple_scaling_laws(points: dict[str, Any]) -> dict[str, Any]:
     for amplitude, exponent, column, key in (("A", "alpha", size, "n"), ("B", "beta", data, "d")):
         ratio = numpy.array(points[key]) / domain[column]["reference"]
         predicted = predicted + values[amplitude] * ratio ** -values[exponent]
-    return {"seconds": seconds, "predicted": predicted.tolist(), "starts": None}
+    return {
+        "seconds": seconds,
+        "predicted": predicted.tolist(),
+        "ends": None,
+        "resamples": points["resamples"],
+        "note": "minimises squared errors",
+    }
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
 
 
 PACKAGES = {"chinchilla": with_chinchilla, "simple-scaling-laws": with_simple_scaling_laws}
