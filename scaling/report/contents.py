@@ -90,7 +90,8 @@ class ReportInput:
         """The fits that were judged on runs they had not seen, least error first."""
         fits = self.comparison.fits if self.comparison else self.fits
         judged = [(fit, fit.holdout) for fit in fits if fit.holdout is not None]
-        return tuple(sorted(judged, key=lambda pair: pair[1].mape))
+        # a comparison has ranked them on the runs that all of them can predict
+        return tuple(judged if self.comparison else sorted(judged, key=lambda pair: pair[1].mape))
 
     @property
     def recommended_mixture(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The tables about laws: how they did on the held-out scale, and the checklist that every fit must show.
+"""The tables about laws: the checklist that every fit must show.
 
 The checklist follows the (Mis)Fitting survey (Li, Kudugunta, Zettlemoyer 2025): form, conventions, data, objective,
 optimiser, starts, uncertainty, what the data do not identify.
@@ -21,37 +21,6 @@ from moe_search.scaling.report.tables import Cell, Column, Table, figure_cell, p
 
 STRONG = 0.95
 """Correlation of two parameters from which they are named: their values mean little apart."""
-
-
-def held_out(data: ReportInput) -> Table:
-    """One row a law, least error first; the law that is extrapolated with is marked."""
-    head = [
-        Column("law"),
-        Column("parameters", numeric=True),
-        Column("fitted", "runs", numeric=True),
-        Column("held out", "runs", numeric=True),
-        Column("mean error", "%", numeric=True),
-        Column("signed error", "%", numeric=True),
-        Column("in 80 %", numeric=True),
-        Column("in 95 %", numeric=True),
-    ]
-    rows, chosen = [], None
-    for index, (fit, holdout) in enumerate(data.held_out):
-        if data.laws and fit.law.name == data.laws[0].law.name:
-            chosen = index
-        rows.append(
-            [
-                Cell(_name(fit)),
-                figure_cell(str(len(fit.law.parameters))),
-                figure_cell(str(fit.n_runs)),
-                figure_cell(str(len(holdout.predictions))),
-                figure_cell(f"{holdout.mape:.2f}"),
-                figure_cell(signed(holdout.bias, 2)),
-                figure_cell(percent(holdout.coverage_80)),
-                figure_cell(percent(holdout.coverage_95)),
-            ]
-        )
-    return plain(head, rows, chosen)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ def numbers(data: ReportInput) -> dict[str, Any]:
             "reason": comparison.reason,
             "refused": [{"law": law, "reason": reason} for law, reason in comparison.refused],
             "fits": [fit.to_json() for fit in comparison.fits],
+            "differences": [{**asdict(one), "tied": one.tied} for one in comparison.differences],
+            "stack": comparison.stack.to_json() if comparison.stack else None,
+            "stack_holdout": asdict(comparison.stack_holdout) if comparison.stack_holdout else None,
         }
         if comparison
         else None,

@@ -86,6 +86,8 @@ def _held_out(data: ReportInput) -> str:
             f"{fit.law.name.replace('_', ' ')}: mean error {holdout.mape:.2f} %, signed {signed(holdout.bias, 2)} %, "
             f"{percent(holdout.coverage_95)} of {count(len(holdout.predictions), 'run')} in the 95 % interval"
         )
+        tied = [one.law.replace("_", " ") for one in data.comparison.differences if one.tied] if data.comparison else []
+        words += f"; {listed(tied)} cannot be told from the first" if tied else ""
     return words if isinstance(data.rolling, str) else f"{words}; {_rolling(data.rolling.scores)}"
 
 

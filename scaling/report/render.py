@@ -21,6 +21,7 @@ from moe_search.scaling.report import decision, law_tables, numbers, tables
 from moe_search.scaling.report.choice_table import near_optimal
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import figures
+from moe_search.scaling.report.held_out_table import held_out_table, stack_sentence
 from moe_search.scaling.report.left_out import counted, left_out
 from moe_search.scaling.report.machine import csv_base64, script_json
 from moe_search.scaling.report.machine import numbers as all_numbers
@@ -71,7 +72,8 @@ def render_report(data: ReportInput) -> str:
             sections=list(chapters.values()),
             controls=decision.controls(seen),
             near=near_optimal(recommendation.near_optimal) if recommendation else None,
-            held_out=law_tables.held_out(data),
+            held_out=held_out_table(data),
+            stacked=stack_sentence(data),
             checklists=law_tables.checklists(data),
             points=points(data),
             shown=shown,

@@ -16,7 +16,9 @@ MOST = 4
 
 def draw(data: ReportInput) -> list[Plot] | str:
     """Predicted against observed loss with 95 % intervals, one panel a law, least error first."""
-    judged = data.held_out[:MOST]
+    judged = [(fit.law.name.replace("_", " "), holdout) for fit, holdout in data.held_out[:MOST]]
+    if data.comparison and data.comparison.stack_holdout:
+        judged.append(("stack of the tied", data.comparison.stack_holdout))
     if not judged:
         return "No runs were held out, so nothing is known about how far these laws extrapolate."
     figure = make_subplots(
@@ -25,9 +27,7 @@ def draw(data: ReportInput) -> list[Plot] | str:
         shared_yaxes="all",
         shared_xaxes="all",
         horizontal_spacing=0.03,
-        subplot_titles=[
-            f"{fit.law.name.replace('_', ' ')}<br>error {percent(holdout.mape / 100, 2)}" for fit, holdout in judged
-        ],
+        subplot_titles=[f"{name}<br>error {percent(holdout.mape / 100, 2)}" for name, holdout in judged],
     )
     figure.update_layout(blank(400, legend=False).layout, margin={"t": 52})
     figure.update_annotations(font={"size": 13})

@@ -152,7 +152,7 @@ def campaign(
     It is made once, whoever asks for it: tests here look at its parts, those with a browser at the page.
     """
     frame = runs_to_frame(runs(trials=trials))
-    comparison = compare(names, frame, cluster="trial", resamples=resamples)
+    comparison = compare(names, frame, cluster="trial", resamples=resamples, starts=64)
     fits = [fit(get_law(name), frame, cluster="trial", resamples=resamples, profiles=True) for name in names]
     rules = ShapeRules(d_model_multiple=64, head_dim=64, d_expert_multiple=64, vocab_size=32768, seq_len=4096)
     recommendation = recommend(
