@@ -44,7 +44,8 @@ class Estimate:
             return cls(value, None, None, None)
         finite = draws[np.isfinite(draws)]
         low, high = np.quantile(finite, [0.025, 0.975])
-        return cls(value, float(finite.std(ddof=1)), float(low), float(high))
+        with np.errstate(over="ignore"):  # draws of what nothing holds reach 1e200, and their spread is infinite
+            return cls(value, float(finite.std(ddof=1)), float(low), float(high))
 
 
 @dataclass(frozen=True)
