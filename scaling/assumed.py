@@ -59,7 +59,8 @@ def asymptote_of(fitted: Fit) -> Asymptote:
     """Return the irreducible loss that a fit assumes."""
     floor = floor_of(fitted.law)
     if floor is not None:
-        return Asymptote("free", floor.name, fitted.parameters[floor.name])
+        kind: Kind = "integrated" if fitted.law.integrated == floor.name else "free"
+        return Asymptote(kind, floor.name, fitted.parameters[floor.name])
     if isinstance(fitted.law, Pinned):
         held = floor_of(fitted.law.whole)
         if held is not None:

@@ -21,12 +21,13 @@ from moe_search.scaling.expressions import mask
 from moe_search.scaling.fitted import Estimate, Fit, Observed
 from moe_search.scaling.holdout import score
 from moe_search.scaling.identifiability import condition_number
+from moe_search.scaling.integrated import integrate
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.optimum import Optimum, find_optimum, huber_weight
 from moe_search.scaling.problem import build_problem
 from moe_search.scaling.profiles import profile
 from moe_search.scaling.repeats import seed_deviation
-from moe_search.scaling.resampling import Kind, choose_kind, resample, resampling_units
+from moe_search.scaling.resampling import Kind, choose_kind, draw, resample, resampling_units
 from moe_search.scaling.table_checks import table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
@@ -95,7 +96,11 @@ def fit(
     optimum = find_optimum(problem, starts, rng)
     units = resampling_units(train, cluster)
     chosen = choose_kind(resampling)
-    draws = resample(problem, optimum, units, chosen.kind, resamples=resamples, rng=rng)
+    if law.integrated is None or resamples == 0:
+        draws = resample(problem, optimum, units, chosen.kind, resamples=resamples, rng=rng)
+    else:
+        tables = draw(problem, optimum, units, chosen.kind, resamples=resamples, rng=rng)
+        draws = integrate(problem, optimum, law.integrated, tables, rng)
     residual = optimum.residual[problem.observed]
 
     withheld = {name for group in optimum.unidentifiable for name in group.parameters}

@@ -114,6 +114,8 @@ class Law(ABC):
     """The mixture domains that the law is bound to; none for a law without a coefficient a domain."""
     definition: str | None = None
     """The text that the law was read from; None for a law of the library."""
+    integrated: str | None = None
+    """The parameter that is integrated over (:mod:`moe_search.scaling.integrated`); None: all are fitted."""
 
     @abstractmethod
     def variables(self, frame: pl.DataFrame) -> Variables:

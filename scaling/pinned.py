@@ -12,38 +12,51 @@ import polars as pl
 from moe_search.scaling.law import Array, Law, Term, Variables
 from moe_search.spaces.errors import InvalidInputError
 
+INTEGRATED = "integrated"
+"""In place of a number: the parameter is not held but integrated over."""
 
-def parse_held(text: str) -> dict[str, float]:
-    """Return ``E=1.69,alpha=0.34`` as a mapping of positive and other numbers.
+
+def parse_held(text: str) -> tuple[dict[str, float], str | None]:
+    """Return the numbers of ``E=1.69,alpha=0.34`` by name, and the parameter of ``E=integrated`` (None without one).
 
     Raises:
-        InvalidInputError: an entry is not NAME=NUMBER.
+        InvalidInputError: an entry is not NAME=NUMBER, or a second parameter is to be integrated over.
     """
-    held = {}
+    held: dict[str, float] = {}
+    integrated = None
     for entry in text.split(","):
-        name, _, number = entry.partition("=")
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if number == INTEGRATED:
+            if integrated is not None:
+                raise InvalidInputError(f"{integrated} and {name} cannot both be integrated over", where="--law")
+            integrated = name
+            continue
         try:
-            held[name.strip()] = float(number)
+            held[name] = float(number)
         except ValueError as error:
             raise InvalidInputError(
-                f"{entry!r} holds no parameter at a number", where="--law", allowed="LAW:PARAMETER=NUMBER,..."
+                f"{entry!r} holds no parameter at a number",
+                where="--law",
+                allowed="LAW:PARAMETER=NUMBER,..., or PARAMETER=integrated",
             ) from error
-    return held
+    return held, integrated
 
 
 class Pinned(Law):
-    """``law`` with some of its parameters fixed.
+    """``law`` with some of its parameters fixed, and perhaps one that is integrated over.
 
     Args:
         law: any law.
         values: name to value, in natural units.
+        integrated: a parameter that stays, and that fits integrate over.
 
     Raises:
         InvalidInputError: the law has no such parameter, or nothing would be left to fit.
     """
 
-    def __init__(self, law: Law, values: Mapping[str, float]) -> None:
-        unknown = sorted(set(values) - set(law.names))
+    def __init__(self, law: Law, values: Mapping[str, float], *, integrated: str | None = None) -> None:
+        named = {*values, *([integrated] if integrated else [])}
+        unknown = sorted(named - set(law.names))
         if unknown:
             raise InvalidInputError(
                 f"the law {law.name} has no parameter {unknown[0]!r}", allowed=", ".join(law.names), fix=law.names[0]
@@ -59,10 +72,15 @@ class Pinned(Law):
                     where="--law",
                     allowed=f"{parameter.lower:g} <= {name} <= {parameter.upper:g}",
                 )
+        if integrated in values:
+            raise InvalidInputError(f"{integrated} is either held or integrated over", where="--law")
         held = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        self.name = f"{law.name}:{held}".replace(" ", "")
+        over = f"{integrated}={INTEGRATED}" if integrated else ""
+        self.name = f"{law.name}:{','.join(filter(None, (held, over)))}".replace(" ", "")
         self.equation, self.source = law.equation, law.source
-        self.convention = f"{law.convention}; held: {held}"
+        said = (f"held: {held}" if held else "", f"integrated over: {integrated}" if integrated else "")
+        self.convention = "; ".join((law.convention, *filter(None, said)))
+        self.integrated = integrated
         self.parameters = tuple(law.parameters[j] for j in free)
         self.published = MappingProxyType(
             {name: {p.name: fit[p.name] for p in self.parameters} for name, fit in law.published.items()}
@@ -80,7 +98,7 @@ class Pinned(Law):
 
     def for_domains(self, domains: Sequence[str]) -> Law:
         """Return the law with the same values held, bound to these domains."""
-        return Pinned(self._law.for_domains(domains), self._values)
+        return Pinned(self._law.for_domains(domains), self._values, integrated=self.integrated)
 
     def groups(self, frame: pl.DataFrame) -> tuple[str, ...]:
         """Return what the law underneath is bound to."""

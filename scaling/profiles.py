@@ -79,7 +79,7 @@ def profile(
     indices = [law.index(name) for name in names]
     freedom = optimum.freedom
     threshold = float(f_distribution.ppf(LEVEL, 1, freedom))
-    covariance, scale = _covariance(problem, optimum)
+    covariance, scale = covariance_and_scale(problem, optimum)
     step = np.sqrt(np.diag(covariance))
     offsets = np.concatenate([-OFFSETS[::-1], OFFSETS])
     coarse = [np.unique(_within(problem, j, optimum.theta[j] + step[j] * offsets)) for j in indices]
@@ -103,8 +103,8 @@ def profile(
     return tuple(profiles)
 
 
-def _covariance(problem: Problem, optimum: Optimum) -> tuple[Array, float]:
-    """Approximate covariance (parameters, parameters) of the estimate, and the scale of the statistic."""
+def covariance_and_scale(problem: Problem, optimum: Optimum) -> tuple[Array, float]:
+    """Return the approximate covariance (parameters, parameters) of the estimate, and the scale of the statistic."""
     slope = mean_slope(corrected_residuals(problem, optimum)[problem.observed], problem.delta)
     score = np.clip(optimum.residual, -problem.delta, problem.delta)
     scale = max(float(np.sum(score**2)) / optimum.freedom / slope, optimum.dispersion * 1e-3)

@@ -22,10 +22,11 @@ from moe_search.scaling.expressions import mask
 from moe_search.scaling.extrapolation import SIZES, compute_of
 from moe_search.scaling.fit import STARTS, complete_runs, estimates, fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
+from moe_search.scaling.integrated import integrate
 from moe_search.scaling.law import Array, Law
 from moe_search.scaling.optimum import find_optimum
 from moe_search.scaling.problem import build_problem
-from moe_search.scaling.resampling import Chosen, resampling_units
+from moe_search.scaling.resampling import Chosen, draw, refit, resampling_units
 from moe_search.spaces.errors import InvalidInputError
 
 Path = Callable[[Array], pl.DataFrame]
@@ -195,7 +196,8 @@ def speedup_of_groups(
     """Fit ``law`` to two groups of runs, each on its own, and return the speedup of one over the other.
 
     Args:
-        law: ``compute``, or another with ``paths``; ``compute:E=1.7`` pins the irreducible loss of both.
+        law: ``compute``, or another with ``paths``; ``compute:E=1.7`` pins the irreducible loss of both,
+            ``compute:E=integrated`` integrates over that of each.
         frame: a runs table.
         reference: the first group, a condition as a Polars SQL expression; also its name.
         other: the second group.
@@ -249,18 +251,12 @@ def _resampled(fitted: Fit, rows: pl.DataFrame, weights: Array, starts: int, see
     problem = build_problem(fitted.law, rows, fitted.objective_column, rows, DELTA)
     rng = np.random.default_rng(seed)
     optimum = find_optimum(problem, starts, rng)
-    center = np.tile(problem.center, (len(weights), 1))
-    if optimum.precision.any():  # what only the prior says is not certain
-        center += np.sqrt(optimum.dispersion / optimum.precision) * rng.normal(size=center.shape)
-    draws = problem.solve(
-        np.tile(optimum.theta, (len(weights), 1)),
-        curvature="polish",
-        precision=optimum.precision,
-        weights=weights,
-        center=center,
-        max_iterations=60,
-        tolerance=1e-7,
-    ).theta
+    scattered = draw(problem, optimum, np.arange(rows.height), "pairs", resamples=len(weights), rng=rng)
+    tables = replace(scattered, weights=weights)
+    if fitted.law.integrated is None:
+        draws = refit(problem, optimum, tables).theta
+    else:
+        draws = integrate(problem, optimum, fitted.law.integrated, tables, rng)
     withheld = {name for group in optimum.unidentifiable for name in group.parameters}
     parameters, derived = estimates(fitted.law, optimum.theta, draws, withheld)
     return replace(

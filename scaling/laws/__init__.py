@@ -1,7 +1,8 @@
 """The library of scaling laws: one file a law, each with its instance ``LAW``. Adding a file adds a law.
 
-``chinchilla:E=1.69`` is a law with a parameter held at a value (:mod:`moe_search.scaling.pinned`), ``path/to/law.yaml``
-one that a user wrote down (:mod:`moe_search.scaling.expression_law`).
+``chinchilla:E=1.69`` is a law with a parameter held at a value, ``chinchilla:E=integrated`` one with a parameter that
+is integrated over (:mod:`moe_search.scaling.pinned`), ``path/to/law.yaml`` one that a user wrote down
+(:mod:`moe_search.scaling.expression_law`).
 """
 
 import difflib
@@ -33,7 +34,7 @@ def get_law(name: str, definition: str | None = None) -> Law:
 
     Args:
         name: of a law of the library, or the path of a YAML file; ``:PARAMETER=VALUE,...`` after it holds parameters at
-            natural values.
+            natural values, ``:PARAMETER=integrated`` integrates over one.
         definition: the text of the law, instead of a file's.
 
     Raises:
@@ -46,7 +47,10 @@ def get_law(name: str, definition: str | None = None) -> Law:
         law = read_law(Path(base))
     else:
         law = _member(base)
-    return Pinned(law, parse_held(held)) if colon else law
+    if not colon:
+        return law
+    values, integrated = parse_held(held)
+    return Pinned(law, values, integrated=integrated)
 
 
 def _member(name: str) -> Law:

@@ -99,6 +99,9 @@ def test_asymptotes_are_said_and_a_difference_is_pointed_at() -> None:
     assert any("do not assume the same irreducible loss" in note for note in free.notes)
     assert [one.estimate.value for one in pinned.asymptotes] == [1.7, 1.7]
     assert not any("do not assume" in note for note in pinned.notes)
+    integrated = compared(frame, "compute:E=integrated", resamples=100)
+    assert [one.kind for one in integrated.asymptotes] == ["integrated", "integrated"]
+    assert integrated.points[-1].low_95 != free.points[-1].low_95
 
 
 def test_a_pinned_asymptote_narrows_the_interval_beyond_the_runs() -> None:
