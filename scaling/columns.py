@@ -1,15 +1,35 @@
 """Raw columns of a runs table, as the adaptors of laws ask for them."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.expressions import missing_column
+from moe_search.scaling.expressions import SHORTEST_PART, as_option, as_written, missing_column, nearest_column
 from moe_search.scaling.law import Array
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.mixture import SUM_TOLERANCE
+
+USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "n_total": ("total_params", "params", "parameters", "num_params", "model_size", "size", "N"),
+        "n_active": ("active_params", "activated_params", "params", "parameters", "model_size", "size", "N"),
+        "tokens": ("train_tokens", "num_tokens", "tok", "gtok", "tokens_seen", "dataset_size", "D"),
+        "train_flops": ("flops", "training_flop", "compute", "C"),
+        "learning_rate": ("lr", "peak_lr", "max_lr"),
+        "batch_tokens": ("batch_size", "global_batch", "bs"),
+        "loss": ("val_loss", "eval_loss", "test_loss", "cross_entropy", "nll", "perplexity", "ppl", "train_loss", "L"),
+    }
+)
+"""What our columns are called elsewhere, the likeliest first."""
+GROUPED: Final = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
+DECIMAL_COMMA: Final = re.compile(r"[-+]?\d+,\d+")
+SUFFIXED: Final = re.compile(r"([-+]?\d+(?:\.\d+)?)(\s*(?:[kmgbt]\w*|%))", re.IGNORECASE)
+SUFFIXES: Final = MappingProxyType({"k": "1e3", "m": "1e6", "g": "1e9", "b": "1e9", "t": "1e12", "%": "0.01"})
 
 
 class MissingValuesError(InvalidInputError):
@@ -36,14 +56,43 @@ def not_numbers(column: pl.Series, *, where: str) -> InvalidInputError:
     """Return the error for a column that should hold numbers, with its first entry that is none."""
     name = column.name
     if column.dtype != pl.String:
-        return InvalidInputError(f"column {name!r} holds {column.dtype}, not numbers", where=where)
-    numbers = column.str.strip_chars().str.replace_all(",", "").cast(pl.Float64, strict=False)
-    bad = column.filter(numbers.is_null() & column.is_not_null())
+        return InvalidInputError(
+            f"column {name!r} holds {column.dtype}, not numbers",
+            where=where,
+            fix=f"--map '{name}=...' from another column",
+        )
+    rows = np.flatnonzero((numbers_of(column).is_null() & column.is_not_null()).to_numpy())
+    if not len(rows):
+        return InvalidInputError(f"column {name!r} has no entries", where=where, fix=f"--map '{name}=...'")
+    text = column[int(rows[0])]
+    count = f" (row {rows[0] + 1}, the first of {len(rows)} such rows)" if len(rows) > 1 else f" (row {rows[0] + 1})"
     return InvalidInputError(
-        f"{json.dumps(bad[0]) if len(bad) else 'every entry'} is not a number",
+        f"{json.dumps(text, ensure_ascii=False)} is not a number{count}",
         where=f"{where}, column {name!r}",
-        fix=f"--map '{name}=TRY_CAST(\"{name}\" AS DOUBLE)' leaves such rows without a value",
+        allowed="numbers such as 2100000000, 2.1e9 or 2,100,000,000",
+        fix=_number_fix(name, text, all_rows=len(rows) == column.len() - column.null_count()),
     )
+
+
+def numbers_of(column: pl.Series) -> pl.Series:
+    """Return the numbers that a column of texts holds, null where an entry is none: 1.2e9, `` 3``, 1,000."""
+    text = column.str.strip_chars().replace("", None)
+    grouped = text.str.contains(f"(?i)^{GROUPED.pattern}$")
+    return text.zip_with(~grouped.fill_null(value=False), text.str.replace_all(",", "")).cast(pl.Float64, strict=False)
+
+
+def _number_fix(name: str, text: str, *, all_rows: bool) -> str:
+    """The mapping that makes numbers of such texts, or else leaves them without a value."""
+    written, text = as_written(name), text.strip()
+    suffix = SUFFIXED.fullmatch(text)
+    if all_rows and suffix:
+        number = f"CAST(REPLACE({written}, '{suffix[2]}', '') AS DOUBLE)"
+        return as_option("--map", f"{name}={number} * {SUFFIXES[suffix[2].strip()[0].lower()]}")
+    if DECIMAL_COMMA.fullmatch(text):
+        return as_option("--map", f"{name}=CAST(REPLACE({written}, ',', '.') AS DOUBLE)")
+    if all_rows:
+        return f"--map '{name}=...' from a column of numbers"
+    return as_option("--map", f"{name}=TRY_CAST({written} AS DOUBLE)") + " leaves such rows without a value"
 
 
 def positive(frame: pl.DataFrame, *names: str, law: str) -> Array:
@@ -55,7 +104,7 @@ def positive(frame: pl.DataFrame, *names: str, law: str) -> Array:
     """
     present = [name for name in names if name in frame.columns]
     if not present:
-        raise missing_column(names[0], frame.columns, where=f"law {law}")
+        raise missing_column(names[0], frame.columns, where=f"law {law}", fix=mapping_from(frame, *names))
     name = present[0]
     if not frame[name].dtype.is_numeric():
         raise not_numbers(frame[name], where=f"law {law}")
@@ -79,6 +128,25 @@ def optional(frame: pl.DataFrame, *names: str, default: float, law: str) -> Arra
     if any(name in frame.columns for name in names):
         return positive(frame, *names, law=law)
     return np.full(frame.height, default)
+
+
+def mapping_from(frame: pl.DataFrame, *names: str) -> str:
+    """Return the ``--map`` that gives one of our columns from what the table calls it, dots where that is open."""
+    for name in names:
+        if (found := usual_column(frame, name)) is not None:
+            return as_option("--map", f"{name}={as_written(found)}")
+    return as_option("--map", f"{names[0]}=...")
+
+
+def usual_column(frame: pl.DataFrame, name: str) -> str | None:
+    """Return the column of a table that goes by one of the usual names of ours, if there is one."""
+    columns = [column for column in frame.columns if column not in USUAL_NAMES]
+    short = {column.lower(): column for column in columns if len(column) < SHORTEST_PART}
+    for usual in (name, *USUAL_NAMES.get(name, ())):
+        found = short.get(usual.lower()) if len(usual) < SHORTEST_PART else nearest_column(usual, columns)
+        if found is not None:
+            return found
+    return None
 
 
 WEIGHT = "weight/"
@@ -117,5 +185,16 @@ def mixture_weights(frame: pl.DataFrame, domains: Sequence[str]) -> Array:
             f"{weights[wrong][0].sum():.4g}",
             where=", ".join(names),
             allowed="weights >= 0 that sum to 1",
+            fix=_weights_fix(names, weights[wrong].sum(axis=1)),
         )
     return weights
+
+
+def _weights_fix(names: Sequence[str], sums: Array) -> str:
+    """What makes mixtures of weights that do not sum to one."""
+    first = f'"{names[0]}"'
+    if np.allclose(sums, 100, rtol=0.02):
+        return as_option("--map", f"{names[0]}={first} / 100") + ", and so for each, if they are percent"
+    whole = " + ".join(f'"{name}"' for name in names)
+    divided = as_option("--map", f"{names[0]}={first} / whole")
+    return f"{as_option('--map', f'whole={whole}')} {divided}, and so for each"

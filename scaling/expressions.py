@@ -11,6 +11,11 @@ import polars.selectors as cs
 
 from moe_search.spaces.errors import InvalidInputError
 
+SHOWN_COLUMNS = 20
+"""Of a table, in an error."""
+SHORTEST_PART = 3
+"""Letters of a name that say something when found within another."""
+IDENTIFIER = re.compile(r"[^\W\d]\w*")
 QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
 GROUPED_NUMBER = re.compile(r"(?<![\w.])\d+(?:_\d+)+")
 
@@ -37,7 +42,8 @@ def evaluate(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
         parsed = pl.sql_expr(_without_grouping(expression)).alias("value")
         column = frame.with_columns(cs.integer().cast(pl.Float64)).select(parsed)
     except pl.exceptions.ColumnNotFoundError as error:
-        raise missing_column(_named_column(str(error)), frame.columns, where=where) from error
+        name = _named_column(str(error))
+        raise missing_column(name, frame.columns, where=where, fix=_quoting(name, expression, frame.columns)) from error
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InvalidInputError(
@@ -65,16 +71,58 @@ def mask(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
     return series.fill_null(value=False)
 
 
-def missing_column(name: str, columns: list[str], *, where: str) -> InvalidInputError:
-    """Return the error for a column that is not there, with the columns there are and the nearest of them."""
-    by_folded = {column.lower().replace(" ", "_"): column for column in columns}
-    nearest = difflib.get_close_matches(name.lower().replace(" ", "_"), by_folded, n=1, cutoff=0.0)
+def missing_column(name: str, columns: list[str], *, where: str, fix: str = "") -> InvalidInputError:
+    """Return the error for a column that is not there, with the columns there are and the nearest of them.
+
+    Args:
+        name: the column.
+        columns: those of the table.
+        where: who asks for it.
+        fix: what to do, if that is known better than the nearest name.
+    """
+    shown = ", ".join(repr(column) for column in columns[:SHOWN_COLUMNS])
+    more = f" and {len(columns) - SHOWN_COLUMNS} more" if len(columns) > SHOWN_COLUMNS else ""
+    nearest = nearest_column(name, columns)
     return InvalidInputError(
         f"there is no column {name!r}",
         where=where,
-        allowed="the table has " + ", ".join(repr(column) for column in columns),
-        fix=repr(by_folded[nearest[0]]) if nearest else "",
+        allowed=f"the table has {shown}{more}",
+        fix=fix or (as_written(nearest) if nearest is not None else ""),
     )
+
+
+def nearest_column(name: str, columns: list[str]) -> str | None:
+    """Return the column whose name is nearest, None if none is near: capitals, spaces and signs count for nothing."""
+    by_folded = {_folded(column): column for column in reversed(columns)}
+    wanted = _folded(name)
+    close = difflib.get_close_matches(wanted, by_folded, n=1, cutoff=0.6)
+    inside = [folded for folded in by_folded if len(wanted) >= SHORTEST_PART and wanted in folded]
+    found = close or sorted(inside, key=len)
+    return by_folded[found[0]] if found else None
+
+
+def as_written(column: str) -> str:
+    """Return a column's name as it stands in an expression: in double quotes where it is no plain word."""
+    return column if IDENTIFIER.fullmatch(column) else f'"{column}"'
+
+
+def as_option(option: str, value: str) -> str:
+    """Return an option of the command as it is typed into a shell."""
+    return f"{option} '{value}'" if "'" not in value else option + ' "' + value.replace('"', '\\"') + '"'
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _quoting(name: str, expression: str, columns: list[str]) -> str:
+    """Say how to quote, where a missing column is a name without its quotes or a text in the wrong ones."""
+    bare = [column for column in columns if not IDENTIFIER.fullmatch(column) and column in expression]
+    if bare and f'"{bare[0]}"' not in expression:
+        return f'"{bare[0]}", in double quotes, because the name is no plain word'
+    if f'"{name}"' in expression and nearest_column(name, columns) is None:
+        return f"'{name}', in single quotes, if it is a text: names of columns stand in double quotes"
+    return ""
 
 
 def _named_column(message: str) -> str:

@@ -17,7 +17,7 @@ import polars as pl
 
 from moe_search.scaling.censoring import BY_DEFAULT, Censored, censoring_notes, check_censored, sides
 from moe_search.scaling.columns import MissingValuesError, domain_names, not_numbers
-from moe_search.scaling.expressions import mask
+from moe_search.scaling.expressions import SHOWN_COLUMNS, mask
 from moe_search.scaling.fitted import Estimate, Fit, Observed
 from moe_search.scaling.holdout import score
 from moe_search.scaling.identifiability import condition_number
@@ -28,7 +28,7 @@ from moe_search.scaling.problem import build_problem
 from moe_search.scaling.profiles import profile
 from moe_search.scaling.repeats import seed_deviation
 from moe_search.scaling.resampling import Kind, choose_kind, draw, resample, resampling_units
-from moe_search.scaling.table_checks import table_warnings, without_repeats
+from moe_search.scaling.table_checks import loss_mapping, table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
 STARTS = 256
@@ -90,7 +90,7 @@ def fit(
     if holdout is not None and test.is_empty():
         raise InvalidInputError(f"no run meets {holdout!r}, so that there is nothing to hold out", where="--holdout")
     observed = train.filter(pl.Series(bound == 0))
-    _enough(law, observed.height)
+    _enough(law, observed.height, warnings, held=test.height)
     rng = np.random.default_rng(seed)
     problem = build_problem(law, train, column, usable, delta, bound=bound)
     optimum = find_optimum(problem, starts, rng)
@@ -159,8 +159,8 @@ def objective_column(frame: pl.DataFrame, objective: str | None) -> str:
             return name
     raise InvalidInputError(
         f"the table has no column {' or '.join(wanted)} with values",
-        allowed=", ".join(frame.columns),
-        fix="--map loss=... names the column that holds the loss in nats a token",
+        allowed="the table has " + ", ".join(map(repr, frame.columns[:SHOWN_COLUMNS])),
+        fix=loss_mapping(frame),
     )
 
 
@@ -217,21 +217,29 @@ def _check_positive(losses: pl.Series) -> None:
     bad = losses.filter(losses <= 0)
     if len(bad):
         raise InvalidInputError(
-            f"{len(bad)} of {len(losses)} runs have a {losses.name} that is not positive (the first is {bad[0]})",
+            f"{len(bad)} of {len(losses)} runs have a {losses.name} that is not positive (the first is {bad[0]:g})",
             allowed=f"{losses.name} > 0",
             fix=f"--where '\"{losses.name}\" > 0'",
         )
 
 
-def _enough(law: Law, runs: int) -> None:
+def _enough(law: Law, runs: int, left_out: list[str], *, held: int) -> None:
     needed = 4 if law.regularised else len(law.parameters) + 1
-    if runs < needed:
-        what = "1 run remains" if runs == 1 else f"{runs} runs remain"
-        raise InvalidInputError(
-            f"{what}, too few for the {len(law.parameters)} parameters of the law {law.name}",
-            allowed=f"at least {needed} finished runs that are not held out",
-            fix="a smaller --holdout, or more runs of other sizes" if runs else "check --where and --holdout",
-        )
+    if runs >= needed:
+        return
+    what = "1 run remains" if runs == 1 else f"{runs} runs remain"
+    why = "".join(f"; {line}" for line in left_out if line.startswith("left out"))
+    if runs + held >= needed:
+        fix = f"hold out {runs + held - needed} runs at most, not {held}"
+    elif runs:
+        fix = "more runs of other sizes" + ("" if law.regularised else ", or --law joint, for which four are enough")
+    else:
+        fix = "see which rows --where, --map and status leave"
+    raise InvalidInputError(
+        f"{what}, too few for the {len(law.parameters)} parameters of the law {law.name}{why}",
+        allowed=f"at least {needed} finished runs that are not held out",
+        fix=fix,
+    )
 
 
 def _warnings(optimum: Optimum, starts: int, at_bound: tuple[str, ...], clusters: int | None, law: Law) -> list[str]:

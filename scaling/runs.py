@@ -5,18 +5,22 @@ A value that a run keeps per domain is a column per domain: ``weight/<domain>``,
 ``epochs/<domain>``; null where the run does not know the domain, which is not the same as a weight of 0.
 """
 
+import csv
+import gzip
+import io
 import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from moe_search.scaling.columns import not_numbers
+from moe_search.scaling.columns import not_numbers, numbers_of
 from moe_search.scaling.expressions import evaluate, mask
 from moe_search.scaling.table_checks import mapping_warnings
 from moe_search.spaces.errors import InvalidInputError, ResourceError
@@ -184,13 +188,15 @@ def read_file(path: Path) -> pl.DataFrame:
         match suffixes:
             case [".parquet"]:
                 frame = pl.read_parquet(path)
-            case [".csv"]:
-                frame = pl.read_csv(path, infer_schema_length=None)
+            case [".csv"] | [".tsv"]:
+                frame = pl.read_csv(path, infer_schema_length=None, separator=_separator(path))
             case [".jsonl"] | [".ndjson"]:
                 frame = pl.read_ndjson(path, infer_schema_length=None)
             case _:
                 raise InvalidInputError(
-                    f"{path} is not a table that can be read", allowed=".parquet, .csv(.gz) or .jsonl(.gz)"
+                    f"{path} is not a table that can be read",
+                    allowed=".parquet, .csv, .tsv or .jsonl, the last three also as .gz",
+                    fix="save it as CSV" if path.suffix.lower() in {".xlsx", ".xls", ".ods", ".json"} else "",
                 )
     except FileNotFoundError as error:
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
@@ -198,11 +204,45 @@ def read_file(path: Path) -> pl.DataFrame:
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from error
     except pl.exceptions.PolarsError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InvalidInputError(f"{path} is not a valid {suffixes[0][1:]} file: {reason}") from error
+        reason, fix = str(error).strip().splitlines()[0], ""
+        if suffixes[0] in {".csv", ".tsv"} and (ragged := _ragged(path, _separator(path))):
+            reason, fix = ragged, "quote texts that hold a comma, and remove lines above the names"
+        raise InvalidInputError(f"{path} is not a valid {suffixes[0][1:]} file: {reason}", fix=fix) from error
     if frame.is_empty():
         raise InvalidInputError(f"{path} has no rows")
     return frame
+
+
+def _separator(path: Path) -> str:
+    """What separates the names in the first line: a comma, or without one a semicolon or a tab.
+
+    Raises:
+        InvalidInputError: the line is not UTF-8 text.
+    """
+    with _opened(path) as file:
+        header = file.readline()
+    try:
+        text = header.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InvalidInputError(f"{path} is not UTF-8 text", where="the first line", fix="save it as CSV in UTF-8")
+    return next((sign for sign in (",", ";", "\t") if sign in text), ",")
+
+
+def _ragged(path: Path, separator: str) -> str:
+    """Say which line of a CSV has more fields than the first one has names; empty where none has."""
+    with _opened(path) as file:
+        lines = csv.reader(io.TextIOWrapper(file, errors="replace", newline=""), delimiter=separator)
+        names = len(next(lines))
+        for fields in lines:
+            if len(fields) > names:
+                return f"line {lines.line_num} has {len(fields)} fields, and the first line has {names} names"
+    return ""
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -211,10 +251,12 @@ def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     texts = [name for name, dtype in SCHEMA.items() if dtype == pl.String()]
     for column in frame.select(cs.string() - cs.by_name(texts, require_all=False)):
         text = column.str.strip_chars().replace("", None)
-        numbers = text.str.replace_all(",", "").cast(pl.Float64, strict=False)
+        numbers = numbers_of(column)
         if numbers.null_count() == text.null_count() < len(text):
             frame = frame.with_columns(numbers.alias(column.name))
-            notes.append(f"column {column.name!r} is text that holds numbers; it is read as numbers")
+            commas = np.flatnonzero(text.str.contains(",", literal=True).fill_null(value=False).to_numpy())
+            example = f": {text[int(commas[0])]} as {numbers[int(commas[0])]:.15g}" if len(commas) else ""
+            notes.append(f"column {column.name!r} is text that holds numbers; it is read as numbers{example}")
     return frame, notes
 
 
@@ -257,9 +299,11 @@ def _check_losses(frame: pl.DataFrame, source: str) -> None:
             bad = frame[name].is_not_null() & ~frame[name].is_nan() & ~(frame[name] > 0)
             if bad.any():
                 raise InvalidInputError(
-                    f"{bad.sum()} of {frame.height} rows have a {name} that is not positive "
-                    f"(the first is {frame[name].filter(bad)[0]})",
+                    f"{bad.sum()} of {frame.height} rows have a {name} that is not positive (row "
+                    f"{bad.arg_true()[0] + 1} is the first: {frame[name].filter(bad)[0]:g})",
                     where=f"{source}, column {name!r}",
                     allowed=f"{name} > 0",
-                    fix=f"--where '{name} > 0', or --map {name}=... if the column holds something else",
+                    fix=f"--map '{name}=-{name}' if it is a log likelihood"
+                    if (frame[name].drop_nulls().drop_nans() < 0).all()
+                    else f"--where '{name} > 0', which leaves such rows out",
                 )

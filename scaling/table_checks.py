@@ -15,6 +15,9 @@ import numpy.typing as npt
 import polars as pl
 import polars.selectors as cs
 
+from moe_search.scaling.columns import mapping_from, usual_column
+from moe_search.scaling.expressions import as_option, as_written
+
 Values = npt.NDArray[np.float64]
 
 SUSPICIOUS_SHARE: Final = 0.1
@@ -45,7 +48,11 @@ SMALLEST_SHARE: Final = 0.5
 """Of the loss on web text at the same parameters and tokens: published tables are above 0.7, log10 is 0.43 of ln."""
 LARGEST_LOW_LOSS: Final = 1.6
 """Nats a token: a median above it is not called low, as the reference is rough where models are small."""
+LARGEST_SHARE: Final = 2.0
+"""Of the same: the medians of published tables are at most 1, bits a token 1.44, perplexities from 2.5 on."""
 SMALLEST_VOCABULARY: Final = 1024
+TELLING_DIGITS: Final = 6
+"""Of a loss: runs that agree in so many are one run."""
 SAME_VOCABULARY: Final = 1.03
 """Vocabularies within this factor are one that was padded differently."""
 
@@ -63,7 +70,13 @@ def table_warnings(frame: pl.DataFrame, column: str) -> list[str]:
         frame: the runs, after :func:`without_repeats`; sizes and losses may have nulls.
         column: of the losses: bits a byte if its name starts with ``bpb``, else nats a token.
     """
-    return [*_size_warnings(frame), *_loss_warnings(frame, column), *_tokenizer_warnings(frame, column)]
+    return [
+        *_size_warnings(frame),
+        *_share_warnings(frame),
+        *_loss_warnings(frame, column),
+        *_tokenizer_warnings(frame, column),
+        *_copy_warnings(frame, column),
+    ]
 
 
 def without_repeats(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
@@ -82,9 +95,20 @@ def mapping_warnings(mapping: Mapping[str, str]) -> list[str]:
     return found
 
 
+def loss_mapping(frame: pl.DataFrame) -> str:
+    """Return the ``--map`` for the losses of a table that has none under our name."""
+    if objective := [name for name in ("bpb", "loss") if name in frame.columns]:
+        return f"--map '{objective[0]}=...' from a column with values, because all of {objective[0]} are empty"
+    source = usual_column(frame, "loss")
+    if source is None:
+        return "--map 'loss=...' from the column that holds nats a token"
+    said = _named_unit(source, "loss")
+    return said[0].rpartition(": ")[2] if said else mapping_from(frame, "loss") + ", if that is in nats a token"
+
+
 def _size_warnings(frame: pl.DataFrame) -> Iterator[str]:
     """Yield parameters, tokens and FLOPs that are in millions, billions or another unit."""
-    n_name = next((name for name in PARAMETER_COLUMNS if _has_numbers(frame, name)), "")
+    n_name = _size_name(frame)
     nothing = np.full(frame.height, np.nan)
     n = _numbers(frame, n_name) if n_name else nothing
     d = _numbers(frame, "tokens") if _has_numbers(frame, "tokens") else nothing
@@ -104,7 +128,49 @@ def _size_warnings(frame: pl.DataFrame) -> Iterator[str]:
         wanted = TYPICAL_TOKENS if both or not np.isfinite(n).any() else float(np.nanmedian(n)) * TYPICAL_RATIO
         yield _size_sentence("tokens", "tokens", d, odd_d | odd_ratio, wanted)
     if max(odd_n.sum(), odd_d.sum()) < many:
+        for name, odd in ((n_name, odd_n), ("tokens", odd_d)):
+            if odd.any():
+                yield _few_sentence(frame, name, odd)
         yield from _flops_warnings(frame, n_name, n, d)
+
+
+def _size_name(frame: pl.DataFrame) -> str:
+    """Return the column of parameters that is checked: the table's own rather than the one that follows from it."""
+    name = next((name for name in PARAMETER_COLUMNS if _has_numbers(frame, name)), "")
+    same = name == "n_active" and _has_numbers(frame, "n_total") and (frame["n_active"] == frame["n_total"]).all()
+    return "n_total" if same else name
+
+
+def _few_sentence(frame: pl.DataFrame, name: str, odd: npt.NDArray[np.bool_]) -> str:
+    """Say that single runs have an impossible size."""
+    low, high = PLAUSIBLE_SIZES
+    first = frame[name][int(np.argmax(odd))]
+    return (
+        f"{name} is not between {low:g} and {high:g} in {odd.sum()} of {len(odd)} runs (the first: {first:g}): if such "
+        f"runs are mistakes, --where '{name} > {low:g} AND {name} < {high:g}' leaves them out"
+    )
+
+
+def _share_warnings(frame: pl.DataFrame) -> Iterator[str]:
+    """Yield shares and ratios that cannot be: more active than there is, expansions below 1."""
+    for name, wrong, said, fix in (
+        ("activation_ratio", pl.col("activation_ratio") > 1.001, "above 1, and is a share of the experts", "{0} / 100"),
+        ("expansion", pl.col("expansion") < 0.999, "below 1, and is all expert parameters over active ones", "1 / {0}"),
+    ):
+        if _has_numbers(frame, name) and (count := frame.filter(wrong).height):
+            yield (
+                f"{name} is {said}, in {count} of {frame.height} runs: if it is "
+                f"{'percent' if name == 'activation_ratio' else 'the share that is active'}, "
+                + as_option("--map", f"{name}={fix.format(name)}")
+            )
+    if _has_numbers(frame, "n_active") and _has_numbers(frame, "n_total"):
+        count = int(np.sum(_numbers(frame, "n_active") > 1.001 * _numbers(frame, "n_total")))
+        if count:
+            yield (
+                f"n_active is larger than n_total in {count} of {frame.height} runs: n_active are the parameters that "
+                "a token uses, n_total all of them; if the two are swapped, --map 'whole=n_active' "
+                "--map 'n_active=n_total' --map 'n_total=whole'"
+            )
 
 
 def _flops_warnings(frame: pl.DataFrame, n_name: str, n: Values, d: Values) -> Iterator[str]:
@@ -118,12 +184,12 @@ def _flops_warnings(frame: pl.DataFrame, n_name: str, n: Values, d: Values) -> I
         yield (
             f"train_flops is {np.nanmedian(ratio):.2g} times 6 x {n_name} x tokens in the median run: one of the three "
             "is in another unit; all are counts, not millions, billions or petaFLOP days: multiply that one, as in "
-            "--map 'train_flops=... * 1e18'"
+            "--map 'train_flops=train_flops * 1e18'"
         )
     elif not np.isfinite(ratio).any() and _outside(flops, PLAUSIBLE_FLOPS).sum() >= many:
         yield (
             f"train_flops has a median of {np.nanmedian(flops):.2g}, which no training run costs: give FLOPs, not a "
-            "multiple of them, as in --map 'train_flops=... * 1e18'"
+            "multiple of them, as in --map 'train_flops=train_flops * 1e18'"
         )
 
 
@@ -134,7 +200,7 @@ def _size_sentence(name: str, what: str, values: Values, odd: npt.NDArray[np.boo
     unit = {3: "thousands", 6: "millions", 9: "billions", 12: "trillions"}.get(power)
     guess = f"looks like {unit} of {what}" if unit else f"looks {10.0**-power:.0e} times too large"
     rows = "" if odd.all() else f" in {odd.sum()} of {len(odd)} runs"
-    return f"{name} {guess}{rows} (median {median:.3g}): it must be a count; if so, --map '{name}=... * 1e{power}'"
+    return f"{name} {guess}{rows} (median {median:.3g}): it must be a count; if so, --map '{name}={name} * 1e{power}'"
 
 
 def _distance(values: Values, typical: float) -> float:
@@ -166,6 +232,7 @@ def _loss_warnings(frame: pl.DataFrame, column: str) -> Iterator[str]:
     vocabulary = _numbers(frame, "vocab_size") if _has_numbers(frame, "vocab_size") else np.array([np.nan])
     known = bool(np.isfinite(vocabulary).any())
     limit = float(np.log(np.nanmax(vocabulary))) if known else LARGEST_LOSS
+    of_few = "/" in column or (known and np.nanmax(vocabulary) < SMALLEST_VOCABULARY)
     above = int(np.sum(losses > limit))
     if above >= SUSPICIOUS_SHARE * len(losses):
         guess = (
@@ -175,35 +242,54 @@ def _loss_warnings(frame: pl.DataFrame, column: str) -> Iterator[str]:
         )
         yield (
             f"{column} is above {limit:.3g} nats a token, {guess}, in {above} of {len(losses)} runs: "
-            f"if it is perplexity, --map 'loss=ln(...)'; if bits a token, --map 'loss=... * ln(2)'"
+            + _other_units(column)
         )
-    if "/" not in column and not (known and np.nanmax(vocabulary) < SMALLEST_VOCABULARY) and _is_low(frame, column):
+    elif not of_few and _share_of_web(frame, losses_of=column) > LARGEST_SHARE:
+        yield (
+            f"{column} has a median of {np.median(losses):.3g} nats a token, more than twice what such models reach on "
+            "web text: " + _other_units(column)
+        )
+    if not of_few and _is_low(frame, column):
         yield (
             f"{column} has a median of {np.median(losses):.3g} nats a token, less than such models reach on mixed "
-            "text: if it is a base-10 logarithm, --map 'loss=... * ln(10)'; if bits a byte, call it bpb; if it is the "
-            "loss on one kind of text, name that (--map 'loss/code=...' --objective loss/code)"
+            f"text: if it is a base-10 logarithm, --map 'loss={column} * ln(10)'; if bits a byte, --map 'bpb={column}'"
+            f"; if it is the loss on one kind of text, name that (--map 'loss/code={column}' --objective loss/code)"
         )
+
+
+def _other_units(column: str) -> str:
+    """Say what a loss that is too high may be, with the mapping that makes it nats a token."""
+    name = as_written(column)
+    perplexity = as_option("--map", f"{column}=ln({name})")
+    return f"if it is perplexity, {perplexity}; if bits a token, " + as_option("--map", f"{column}={name} * ln(2)")
 
 
 def _is_low(frame: pl.DataFrame, column: str) -> bool:
-    """Say whether the losses are far below those on web text (the refit of Besiroglu et al. 2024)."""
+    """Say whether the losses are far below those on web text."""
     losses = _numbers(frame, column)
-    n_name = next((name for name in PARAMETER_COLUMNS if _has_numbers(frame, name)), None)
-    if n_name is not None and _has_numbers(frame, "tokens"):
-        web = 1.8172 + 482.01 / _numbers(frame, n_name) ** 0.3478 + 2085.43 / _numbers(frame, "tokens") ** 0.3658
-        share = losses / web
-        if np.isfinite(share).any():
-            return bool(np.nanmedian(share) < SMALLEST_SHARE and np.nanmedian(losses) < LARGEST_LOW_LOSS)
+    share = _share_of_web(frame, losses_of=column)
+    if np.isfinite(share):
+        return bool(share < SMALLEST_SHARE and np.nanmedian(losses) < LARGEST_LOW_LOSS)
     return bool(np.nanquantile(losses, 0.05) < SMALLEST_LOSS)
+
+
+def _share_of_web(frame: pl.DataFrame, *, losses_of: str) -> float:
+    """Return the median loss over that on web text at the same size (the refit of Besiroglu et al. 2024), or nan."""
+    n_name = _size_name(frame)
+    if not n_name or not _has_numbers(frame, "tokens"):
+        return float("nan")
+    web = 1.8172 + 482.01 / _numbers(frame, n_name) ** 0.3478 + 2085.43 / _numbers(frame, "tokens") ** 0.3658
+    share = _numbers(frame, losses_of) / web
+    return float(np.nanmedian(share)) if np.isfinite(share).any() else float("nan")
 
 
 def _of_another_column(frame: pl.DataFrame, column: str) -> str | None:
     """Say that the losses are another column of the table in another unit; None if they are not."""
     losses = _numbers(frame, column)
     units: dict[str, tuple[Callable[[Values], Values], str]] = {
-        "perplexity: exp of": (lambda other: np.exp(np.minimum(other, 700)), "ln(...)"),
-        "bits: log2 of what is a natural logarithm in": (lambda other: other / np.log(2), "... * ln(2)"),
-        "a base-10 logarithm: log10 of what is a natural one in": (lambda other: other / np.log(10), "... * ln(10)"),
+        "perplexity: exp of": (lambda other: np.exp(np.minimum(other, 700)), "ln({0})"),
+        "bits: log2 of what is a natural logarithm in": (lambda other: other / np.log(2), "{0} * ln(2)"),
+        "a base-10 logarithm: log10 of what is a natural one in": (lambda other: other / np.log(10), "{0} * ln(10)"),
     }
     for other in frame.select(cs.numeric()).columns:
         if other == column or not _is_nats(other) or LOGARITHM_NAME.search(other) or frame.height < 3:
@@ -216,7 +302,8 @@ def _of_another_column(frame: pl.DataFrame, column: str) -> str | None:
             if np.allclose(convert(values[both]), losses[both], rtol=1e-3):
                 return (
                     f"{column} is {unit} the column {other!r}: give nats a token, "
-                    f"--map 'loss=\"{other}\"' (or --map 'loss={expression}')"
+                    + as_option("--map", f"{column}={as_written(other)}")
+                    + f" (or {as_option('--map', f'{column}={expression.format(as_written(column))}')})"
                 )
     return None
 
@@ -256,10 +343,40 @@ def _tokenizer_warnings(frame: pl.DataFrame, column: str) -> Iterator[str]:
 
 def _tokenizer_sentence(column: str, name: str, values: list[str]) -> str:
     shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+    first = values[0] if name == "vocab_size" else f"'{values[0]}'"
     return (
         f"the runs have {len(values)} tokenizers ({name}: {shown}), and {column} is a loss a token, which does not "
-        f"compare between them; fit bits a byte (--map bpb=...), or one of them (--where '{name} = ...')"
+        f"compare between them; fit one of them ({as_option('--where', f'{name} = {first}')}), or bits a byte "
+        f"(--map 'bpb={as_written(column)} / ln(2) / bytes_per_token', with each tokenizer's bytes a token)"
     )
+
+
+def _copy_warnings(frame: pl.DataFrame, column: str) -> Iterator[str]:
+    """Yield runs that differ in a name or a numbering alone, to the last digit of the loss: exported twice."""
+    if not _has_numbers(frame, column):
+        return
+    namable = frame.select(cs.string() | cs.temporal() | cs.integer()).columns
+    names = {name for name in namable if frame[name].n_unique() == frame.height} - {"seed"}
+    same = [name for name in frame.columns if name not in names]
+    alike = frame.filter(pl.col(column).is_not_null() & pl.col(column).is_duplicated())  # few, and cheap to find
+    copies = alike.filter(~pl.struct(same).is_first_distinct())
+    copies = copies.filter(pl.Series([_digits(loss) >= TELLING_DIGITS for loss in copies[column]], dtype=pl.Boolean))
+    if copies.is_empty():
+        return
+    copy = copies.row(0, named=True)
+    twins = frame.filter(pl.all_horizontal(pl.col(name).eq_missing(copy[name]) for name in same))
+    others = [name for name in frame.columns if name not in same and twins[name].n_unique() > 1]
+    yield (
+        f"{copies.height} of {frame.height} runs agree with another run to the last digit of {column} (the "
+        f"first: {copy[column]:.10g}), and differ in {', '.join(map(repr, others[:4]))}: if one run was exported "
+        "twice, leave a copy out with --where, because intervals count runs"
+    )
+
+
+def _digits(loss: float) -> int:
+    """Return how many significant digits a loss was written with, be it as nats, bits, base 10 or perplexity."""
+    forms = (loss, loss / np.log(2), loss / np.log(10), np.exp(min(loss, 700.0)))
+    return min(len(f"{form:.12g}".split("e")[0].replace(".", "").strip("-0")) for form in forms)
 
 
 def _is_nats(column: str) -> bool:

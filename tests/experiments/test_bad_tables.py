@@ -41,20 +41,26 @@ class Bad:
 
 BAD = {
     "missing column": Bad(
-        sound().rename({"tokens": "tok"}), "there is no column 'tokens'", "nearest fix: 'tok'", refused=True
+        sound().rename({"tokens": "tok"}),
+        "there is no column 'tokens'",
+        "nearest fix: --map 'tokens=tok'",
+        refused=True,
     ),
     "unit of tokens": Bad(
         sound().with_columns(pl.col("tokens") / 1e9),
         "tokens looks like billions of tokens",
-        "--map 'tokens=... * 1e9'",
+        "--map 'tokens=tokens * 1e9'",
     ),
     "unit of parameters": Bad(
         sound().with_columns(pl.col("n_total") / 1e6),
-        "n_active looks like millions of parameters",
-        "--map 'n_active=... * 1e6'",
+        "n_total looks like millions of parameters",
+        "--map 'n_total=n_total * 1e6'",
     ),
     "negative loss": Bad(
-        sound().with_columns(loss=-LOSS), "30 of 30 rows have a loss that is not positive", "--where", refused=True
+        sound().with_columns(loss=-LOSS),
+        "30 of 30 rows have a loss that is not positive",
+        "--map 'loss=-loss'",
+        refused=True,
     ),
     "negative loss of a domain": Bad(
         sound().with_columns(pl.lit(-1.0).alias("loss/code")),
@@ -63,7 +69,7 @@ BAD = {
         refused=True,
         options=("--objective", "loss/code"),
     ),
-    "perplexity": Bad(sound().with_columns(loss=LOSS.exp()), "if it is perplexity", "--map 'loss=ln(...)'"),
+    "perplexity": Bad(sound().with_columns(loss=LOSS.exp()), "if it is perplexity", "--map 'loss=ln(loss)'"),
     "perplexity by name": Bad(
         sound().select("n_total", "tokens", ppl=LOSS.exp().clip(upper_bound=9)),
         "the column 'ppl' is named after perplexity",
@@ -73,7 +79,7 @@ BAD = {
     "perplexity of a small vocabulary": Bad(
         sound().with_columns(loss=LOSS.exp().clip(upper_bound=11), vocab_size=pl.lit(400)),
         "guessing among 400 token ids",
-        "--map 'loss=ln(...)'",
+        "--map 'loss=ln(loss)'",
     ),
     "repeated rows": Bad(
         pl.concat([sound(), sound().head(4)]),
@@ -83,7 +89,55 @@ BAD = {
     "mixed tokenizers": Bad(
         sound().with_columns(tokenizer=pl.Series(["gpt2", "llama", "gpt2"] * 10)),
         "the runs have 2 tokenizers (tokenizer: gpt2, llama)",
-        "--where 'tokenizer = ...'",
+        "--where \"tokenizer = 'gpt2'\"",
+    ),
+    "one run under two names": Bad(
+        pl.concat([sound(), sound().head(4)]).with_row_index("id"),
+        "4 of 34 runs agree with another run to the last digit of loss",
+        "differ in 'id': if one run was exported twice",
+    ),
+    "perplexity of good models": Bad(
+        sound().with_columns(loss=(0.4 * LOSS + 1).exp().clip(upper_bound=12)),
+        "more than twice what such models reach",
+        "--map 'loss=ln(loss)'",
+    ),
+    "losses under another name": Bad(
+        sound().rename({"loss": "val/loss"}),
+        "no column bpb or loss with values",
+        "--map 'loss=\"val/loss\"'",
+        refused=True,
+    ),
+    "perplexities under their name": Bad(
+        sound().select("n_total", "tokens", perplexity=LOSS.exp()),
+        "no column bpb or loss with values",
+        "nearest fix: --map 'loss=ln(\"perplexity\")'",
+        refused=True,
+    ),
+    "no loss in any row": Bad(
+        sound().with_columns(loss=float("nan") * LOSS),
+        "0 runs remain",
+        "left out, because they have no loss: 30 of 30 runs",
+        refused=True,
+    ),
+    "one row in another unit": Bad(
+        sound().with_columns(tokens=pl.when(pl.int_range(30) == 7).then(9.58).otherwise("tokens")),
+        "tokens is not between 1000 and 1e+15 in 1 of 30 runs (the first: 9.58)",
+        "--where 'tokens > 1000",
+    ),
+    "parameters swapped": Bad(
+        sound().with_columns(n_active=4 * pl.col("n_total")),
+        "n_active is larger than n_total in 30 of 30",
+        "--map 'whole=",
+    ),
+    "activation in percent": Bad(
+        sound().with_columns(activation_ratio=10.0 + pl.int_range(30)),
+        "activation_ratio is above 1",
+        "--map 'activation_ratio=activation_ratio / 100'",
+    ),
+    "share for expansion": Bad(
+        sound().with_columns(expansion=1 / (2.0 + pl.int_range(30))),
+        "expansion is below 1",
+        "--map 'expansion=1 / expansion'",
     ),
     "NaN in the loss": Bad(spoiled("loss", 3, "NaN"), "left out, because they have no loss: 1 of 30 runs", ""),
     "infinite tokens": Bad(spoiled("tokens", 3, "inf"), "left out, because they have no tokens: 1 of 30 runs", ""),
@@ -91,7 +145,7 @@ BAD = {
     "text in a number": Bad(
         spoiled("tokens", 3, "2.1B"),
         "column 'tokens': \"2.1B\" is not a number",
-        "--map 'tokens=TRY_CAST(\"tokens\" AS DOUBLE)'",
+        "--map 'tokens=TRY_CAST(tokens AS DOUBLE)'",
         refused=True,
     ),
     "text in the loss of a domain": Bad(
@@ -102,12 +156,12 @@ BAD = {
         options=("--objective", "loss/code"),
     ),
     "base-10 logarithm": Bad(
-        sound().with_columns(loss=LOSS / np.log(10)), "if it is a base-10 logarithm", "--map 'loss=... * ln(10)'"
+        sound().with_columns(loss=LOSS / np.log(10)), "if it is a base-10 logarithm", "--map 'loss=loss * ln(10)'"
     ),
     "bits beside nats": Bad(
         sound().with_columns(loss=LOSS / np.log(2), nats=LOSS),
         "loss is bits: log2 of what is a natural logarithm in the column 'nats'",
-        "--map 'loss=\"nats\"'",
+        "--map 'loss=nats'",
     ),
 }
 

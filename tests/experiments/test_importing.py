@@ -112,7 +112,7 @@ def test_of_curves_the_last_step_is_kept(imported: Import) -> None:
         (["csv", "sizes.csv", "apart.csv", "--join", "run"], "no row of apart.csv has a run"),
         (["csv", "sizes.csv", "--join", "run"], "there is nothing to join with one file"),
         (["csv", "absent.csv"], "there is no file absent.csv; allowed: apart.csv"),
-        (["csv", "sizes.csv", "--map", "n_total=parms"], "nearest fix: 'params (M)'"),
+        (["csv", "sizes.csv", "--map", "n_total=parms"], 'nearest fix: "params (M)"'),
         (["csv", "sizes.csv", "--experiment", "x"], "--experiment: a table (CSV, JSONL, Parquet) has nothing for it"),
         (["csv", "sizes.csv", "--step", "tokens"], "--step: a step is of a run"),
         (["csv", "sizes.csv", "--last-of", "run", "--step", "status"], "--step: 'status' is String, not a number"),

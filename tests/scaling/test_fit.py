@@ -197,7 +197,7 @@ def test_failures_and_random_routers_are_left_out_and_said() -> None:
         (runs(5), {}, "5 runs remain, too few for the 5 parameters"),
         (runs(20), {"holdout": "tokens > 0"}, "0 runs remain"),
         (runs(20), {"holdout": "tokens < 0"}, "nothing to hold out"),
-        (runs(20), {"holdout": "token > 1"}, "nearest fix: 'tokens'"),
+        (runs(20), {"holdout": "token > 1"}, "nearest fix: tokens"),
         (runs(20).drop("loss"), {}, "no column bpb or loss"),
         (runs(20), {"objective": "bpb"}, "no column bpb"),
         (runs(20).drop("tokens"), {}, "law chinchilla: there is no column 'tokens'"),

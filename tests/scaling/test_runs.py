@@ -197,14 +197,21 @@ def test_where_sees_mapped_columns_and_constants_broadcast(tmp_path: Path) -> No
         (
             CSV,
             {"mapping": {"n_total": "model_size"}},
-            r"no column 'model_size'.*'Model Size'.*nearest fix: 'Model Size'",
+            r"no column 'model_size'.*'Model Size'.*nearest fix: \"Model Size\"",
         ),
+        (CSV, {"mapping": {"n_total": "Model Size"}}, r"nearest fix: \"Model Size\", in double quotes"),
+        (CSV, {"where": 'kind = "good"'}, r"no column 'good'.*nearest fix: 'good', in single quotes"),
         (CSV, {"mapping": {"n_total": "6*("}}, r"--map n_total: cannot evaluate"),
         (CSV, {"mapping": {"n_total": "kind + 1"}}, r"cannot evaluate|not a number"),
         (CSV, {"where": "Loss + 1"}, r"--where: 'Loss \+ 1' is .*not a condition"),
         (CSV, {"where": "Loss > 9"}, r"none of the 2 rows"),
-        ("loss\n2.5\n-1\n", {}, r"1 of 2 rows have a loss that is not positive.*loss > 0"),
-        ("loss,n_active\n2.5,3\n2.4,lots\n", {}, r'"lots" is not a number'),
+        ("loss\n2.5\n-1\n", {}, r"1 of 2 rows have a loss that is not positive \(row 2 .*: -1\).*--where 'loss > 0'"),
+        ("loss\n-2.5\n-1\n", {}, r"2 of 2 rows .*--map 'loss=-loss' if it is a log likelihood"),
+        ("loss,n_active\n2.5,3\n2.4,lots\n", {}, r'"lots" is not a number \(row 2\).*TRY_CAST\(n_active AS DOUBLE'),
+        ("loss,tokens\n2.5,2B\n2.4,4.5B\n", {}, r"tokens=CAST\(REPLACE\(tokens, 'B', ''\) AS DOUBLE\) \* 1e9"),
+        ("loss;tokens\n2,5;3\n2,45;4\n", {}, r"loss=CAST\(REPLACE\(loss, ',', '.'\) AS DOUBLE\)"),
+        ("loss,tokens\n2.5,many\n", {}, r"--map 'tokens=...' from a column of numbers"),
+        ("# a tool\nloss,tokens\n2.5,3\n", {}, r"line 2 has 2 fields, and the first line has 1 names; nearest fix"),
         ("loss\n", {}, r"has no rows"),
     ],
 )
@@ -215,6 +222,29 @@ def test_bad_tables_are_refused_with_a_way_out(
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
         read_runs(path, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("loss,tokens\n2.5,2B\n2.4,4.5B\n", "CAST(REPLACE(tokens, 'B', '') AS DOUBLE) * 1e9"),
+        ("loss,tokens\n2.5,2e9 tok\n2.4,4.5e9 tok\n", "CAST(REPLACE(tokens, ' tok', '') AS DOUBLE)"),
+        ("loss;tokens\n2.5;2000000000,0\n2.4;4500000000,0\n", "CAST(REPLACE(tokens, ',', '.') AS DOUBLE)"),
+        ("loss\ttokens\n2.5\t2e9\n2.4\t4.5e9\n", "tokens"),
+    ],
+)
+def test_what_an_error_advises_makes_numbers(tmp_path: Path, text: str, expression: str) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    assert read_runs(path, mapping={"tokens": expression}).frame["tokens"].to_list() == [2e9, 4.5e9]
+
+
+def test_a_comma_in_a_number_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text('loss,tokens\n2.5,"2,500"\n2.4,3000\n')
+    assert read_runs(path).notes == (
+        "column 'tokens' is text that holds numbers; it is read as numbers: 2,500 as 2500",
+    )
 
 
 def test_text_among_numbers_can_be_cast_away_as_the_error_says(tmp_path: Path) -> None:
@@ -229,6 +259,8 @@ def test_text_among_numbers_can_be_cast_away_as_the_error_says(tmp_path: Path) -
     [
         ("absent.csv", None, "there is no file"),
         ("runs.txt", "x", "not a table that can be read"),
+        ("runs.xlsx", "x", "nearest fix: save it as CSV"),
+        ("runs.csv", "lo\0ss", "is not UTF-8 text"),
         ("runs.parquet", "not parquet", "not a valid parquet file"),
         ("runs.jsonl", "{", "not a valid jsonl file"),
     ],

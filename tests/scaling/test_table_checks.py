@@ -47,11 +47,11 @@ MISTAKES = {
     ),
     "FLOPs in units of 1e18": ({"train_flops": pl.col("train_flops") / 1e18}, ["train_flops is 1e-18 times"], "1e18'"),
     "FLOPs of a thousand": ({"train_flops": pl.col("train_flops") * 1e3}, ["train_flops is 1e+03 times"], "multiply"),
-    "perplexity": ({"loss": COLUMN.exp()}, ["loss is above 12.5 nats a token"], "'loss=ln(...)'"),
+    "perplexity": ({"loss": COLUMN.exp()}, ["loss is above 12.5 nats a token"], "'loss=ln(loss)'"),
     "perplexity with vocabulary": (
         {"loss": COLUMN.exp(), "vocab_size": pl.lit(512)},
         ["loss is above 6.24 nats a token, the loss of guessing among 512 token ids"],
-        "'loss=ln(...)'",
+        "'loss=ln(loss)'",
     ),
     "perplexity beside its logarithm": (
         {"loss": COLUMN.exp(), "cross entropy": COLUMN},
@@ -73,7 +73,7 @@ MISTAKES = {
     "tokenizers": (
         {"tokenizer": pl.Series(["gpt2", "llama"] * 20)},
         ["the runs have 2 tokenizers (tokenizer: gpt2, llama)"],
-        "--map bpb",
+        "--map 'bpb=loss / ln(2) / bytes_per_token'",
     ),
     "vocabularies": ({"vocab_size": pl.Series([32000, 128256] * 20)}, ["2 tokenizers (vocab_size: 32000"], "--where"),
 }
@@ -109,6 +109,14 @@ def test_sound_tables_of_all_sizes_are_met_with_silence(low: float, span: float,
 def test_few_odd_rows_are_not_a_unit() -> None:
     early = table(38).vstack(table(2).with_columns(tokens=pl.lit(1e4), loss=pl.lit(13.0)))
     assert table_warnings(early.with_columns(train_flops=6 * pl.col("n_active") * pl.col("tokens")), "loss") == []
+
+
+def test_runs_that_agree_by_chance_are_no_copies() -> None:
+    frame = pl.concat([table(20), table(20)]).with_row_index("run")
+    assert len(table_warnings(frame, "loss")) == 1
+    assert table_warnings(frame.with_columns(seed=pl.int_range(40)), "loss") == []
+    for written in (COLUMN.round(4), COLUMN.exp().round(2).log(), (COLUMN / np.log(2)).round(3) * np.log(2)):
+        assert table_warnings(frame.with_columns(loss=written), "loss") == []
 
 
 @pytest.mark.parametrize(
