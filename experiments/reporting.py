@@ -58,6 +58,8 @@ def report_input(
         settings=Settings(cluster=TRIAL),
         sensitivity=examined.sensitivity,
         rolling=examined.rolling,
+        approaches=examined.approaches,
+        speedup=examined.speedup,
         recommendation=recommendation,
         effects=knob_effects(frame),
         budget=BudgetSummary(
@@ -93,6 +95,8 @@ def table_report_input(
         settings=Settings(cluster=cluster),
         sensitivity=examined.sensitivity,
         rolling=examined.rolling,
+        approaches=examined.approaches,
+        speedup=examined.speedup,
         effects=knob_effects(table.frame),
         provenance={
             "seed": f"{seed} (of starts and of {RESAMPLES} resamples)",

@@ -35,7 +35,7 @@ def seed_deviation(frame: pl.DataFrame, column: str) -> float | None:
         return None
     groups = (
         frame.with_columns(pl.col(column).cast(pl.Float64).log().alias("log loss"))
-        .group_by(setting)
+        .group_by(setting, maintain_order=True)  # the same table gives the same digits
         .agg(
             pl.len().alias("n"),
             pl.col("seed").n_unique().alias("seeds"),

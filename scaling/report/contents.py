@@ -6,6 +6,7 @@ from functools import cached_property
 
 import polars as pl
 
+from moe_search.scaling.approaches import Approaches
 from moe_search.scaling.effects import Effect
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import Holdout
@@ -13,6 +14,7 @@ from moe_search.scaling.recommendation import Recommendation
 from moe_search.scaling.report.runs_view import RunsView
 from moe_search.scaling.rolling import Rolling
 from moe_search.scaling.sensitivity import Sensitivity
+from moe_search.scaling.speedup import Speedup
 from moe_search.scaling.validation import Comparison
 from moe_search.spaces.architecture import MoEFFN
 
@@ -61,6 +63,10 @@ class ReportInput:
     """Of the law to extrapolate with; or why there is none."""
     rolling: Rolling | str = "Held-out errors over several cuts of compute were not computed."
     """The laws fitted below several cuts of compute; or why there is none."""
+    approaches: Approaches | str = "The best split of compute was not asked for."
+    """The best size and tokens at fixed compute, asked three ways; or why there are none."""
+    speedup: Speedup | str = "Routed models were not compared with dense ones at equal loss."
+    """Of the best routed design over a dense one; or why there is none."""
     recommendation: Recommendation | None = None
     effects: Sequence[Effect] | None = None
     budget: BudgetSummary | None = None

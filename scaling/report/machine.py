@@ -50,6 +50,8 @@ def numbers(data: ReportInput) -> dict[str, Any]:
         else None,
         "rolling": data.rolling if isinstance(data.rolling, str) else data.rolling.to_json(),
         "sensitivity": data.sensitivity if isinstance(data.sensitivity, str) else data.sensitivity.to_json(),
+        "approaches": data.approaches if isinstance(data.approaches, str) else data.approaches.to_json(),
+        "speedup": data.speedup if isinstance(data.speedup, str) else data.speedup.to_json(),
         "predictions": run_predictions(data).to_dict(as_series=False),
         "runs": data.frame.drop(PER_EXPERT, strict=False).to_dict(as_series=False),
     }

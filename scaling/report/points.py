@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from moe_search.scaling.fitted import Fit
+from moe_search.scaling.report.approaches_table import exponents
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.left_out import counted
 from moe_search.scaling.report.numbers import count, listed, number, percent, power, sentence, signed
@@ -42,7 +43,7 @@ def points(data: ReportInput) -> list[Point]:
         ("Estimates and what they leave open", "estimates", of_fit(_estimates)),
         ("Held-out extrapolation", "heldout", _held_out(data)),
         ("Noise of a seed", "residuals", _noise(data)),
-        ("Residuals and iso-FLOP curves", "residuals", of_fit(_residuals)),
+        ("Residuals and iso-FLOP curves", "residuals", of_fit(lambda fit: _residuals(fit, data))),
         ("Sensitivity", "sensitivity", _sensitivity(data)),
         ("Recommendation as a region", "answer", _region(data)),
         ("Reproducible", "provenance", _reproducible(data)),
@@ -107,8 +108,9 @@ def _noise(data: ReportInput) -> str:
     return f"standard deviation between seeds {percent(noise, 2)} of the loss{beside}"
 
 
-def _residuals(fit: Fit) -> str:
-    return f"standard deviation {percent(fit.residual_sd, 2)} of the loss"
+def _residuals(fit: Fit, data: ReportInput) -> str:
+    split = exponents(data)
+    return f"standard deviation {percent(fit.residual_sd, 2)} of the loss" + (f"; {split}" if split else "")
 
 
 def _sensitivity(data: ReportInput) -> str:

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from moe_search.scaling.report import decision, law_tables, numbers, tables
+from moe_search.scaling.report.approaches_table import approaches_table
 from moe_search.scaling.report.choice_table import near_optimal
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import figures
@@ -27,6 +28,7 @@ from moe_search.scaling.report.machine import csv_base64, script_json
 from moe_search.scaling.report.machine import numbers as all_numbers
 from moe_search.scaling.report.points import points
 from moe_search.scaling.report.rolling_table import rolling_table
+from moe_search.scaling.report.runs_view import SIZE_COLUMNS
 from moe_search.scaling.report.sections import SECTIONS
 from moe_search.scaling.report.sensitivity_table import sensitivity_table
 from moe_search.scaling.report.theme import style_axes
@@ -79,6 +81,8 @@ def render_report(data: ReportInput) -> str:
             shown=shown,
             sensitivities=sensitivity_table(data),
             rolling=rolling_table(data),
+            approaches=approaches_table(data),
+            size_words=SIZE_COLUMNS,
             left_out=left_out(data),
             counted=counted(data),
             statuses=_statuses(data.frame),
@@ -124,6 +128,8 @@ def _has_text(section: str, data: ReportInput) -> bool:
             return data.recommendation is not None
         case "heldout":
             return bool(data.held_out) or not isinstance(data.rolling, str)
+        case "approaches":
+            return not isinstance(data.approaches, str)
         case "checklist":
             return bool(data.laws)
     return section in ("answer", "points", "sensitivity", "budget", "runs", "provenance")

@@ -17,6 +17,7 @@ SECTIONS = (
     Section("neighbours", "Near-optimal alternatives"),
     Section("effects", "What mattered"),
     Section("cost", "Loss against training FLOPs"),
+    Section("speedup", "Effective speedup"),
     Section(
         "laws",
         "Law fits",
@@ -25,6 +26,7 @@ SECTIONS = (
         "residual; hover for what was observed.",
     ),
     Section("isoflop", "Iso-FLOP curves"),
+    Section("approaches", "Best size, asked three ways"),
     Section(
         "heldout",
         "Held-out check",

@@ -10,8 +10,9 @@ from functools import cache
 import numpy as np
 import polars as pl
 
+from moe_search.experiments.examining import routed_speedup, three_approaches
 from moe_search.scaling.effects import effects
-from moe_search.scaling.fit import fit
+from moe_search.scaling.fit import fit, usable_runs
 from moe_search.scaling.fitted import Observed
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.predictor import LawPredictor
@@ -172,6 +173,8 @@ def campaign(
         settings=Settings(cluster="trial"),
         sensitivity=sensitivity(chosen, frame, {"loss of the largest run": largest}, cluster="trial", starts=8),
         rolling=comparison.rolling,
+        approaches=three_approaches(frame, fits, cluster="trial", seed=0),
+        speedup=routed_speedup(usable_runs(frame, "bpb")[0], fits, seed=0),
         recommendation=recommendation,
         effects=effects(frame),
         budget=BudgetSummary(
