@@ -15,6 +15,7 @@ is that of E and that of everything else given E. A profile, unlike a posterior 
 *many* other parameters go with it; with a power law of two parameters besides, that hardly matters.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,24 +26,25 @@ from moe_search.scaling.optimum import Optimum
 from moe_search.scaling.problem import Problem
 from moe_search.scaling.profiles import covariance_and_scale
 from moe_search.scaling.resampling import Resamples
+from moe_search.spaces.errors import InvalidInputError
 
 OFFSETS: Final = np.array([0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 40, 80])
 """Standard errors at which the posterior is first looked at, on either side."""
 POINTS: Final = 101
+FINE: Final = 4
+"""Times as many points for a product of posteriors."""
 NEGLIGIBLE: Final = 1e-4
 """Density, relative to the best, at which the posterior is cut off."""
 
 
 @dataclass(frozen=True)
-class Posterior:
-    """The posterior of one parameter on a grid; natural units."""
+class Density:
+    """How probable the values of one parameter are, on a grid; natural units."""
 
     values: Array
     """(points,), ascending."""
     density: Array
     """(points,): integrates to 1 by the trapezium rule."""
-    theta: Array
-    """(points, parameters), internal: the best fit with the parameter held there."""
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """Return values (count,), one from each of as many parts of equal probability, in random order."""
@@ -50,6 +52,37 @@ class Posterior:
         below = np.concatenate([[0.0], np.cumsum(steps)])
         middles = (np.arange(count) + 0.5) / count * below[-1]
         return rng.permutation(np.interp(middles, below, self.values))
+
+    @property
+    def mode(self) -> float:
+        """The most probable value of the grid."""
+        return float(self.values[np.argmax(self.density)])
+
+
+@dataclass(frozen=True)
+class Posterior(Density):
+    """The posterior of one parameter under one law and its runs."""
+
+    theta: Array
+    """(points, parameters), internal: the best fit with the parameter held there."""
+
+
+def product(posteriors: Sequence[Posterior]) -> Density:
+    """Return what several tables say together of a parameter that they share.
+
+    Raises:
+        InvalidInputError: no value is probable under all of them.
+    """
+    low, high = max(one.values[0] for one in posteriors), min(one.values[-1] for one in posteriors)
+    values = np.linspace(low, max(low, high), FINE * POINTS)
+    density = np.prod([np.interp(values, one.values, one.density) for one in posteriors], axis=0)
+    if low >= high or density.max() < NEGLIGIBLE * np.prod([one.density.max() for one in posteriors]):
+        ranges = " and ".join(f"{one.values[0]:.4g} to {one.values[-1]:.4g}" for one in posteriors)
+        raise InvalidInputError(
+            f"no value of the shared parameter is probable for all runs, which allow {ranges}",
+            fix="a parameter of its own for each group",
+        )
+    return Density(values, _normalised(values, density))
 
 
 def posterior_of(problem: Problem, optimum: Optimum, name: str) -> Posterior:
@@ -76,8 +109,7 @@ def posterior_of(problem: Problem, optimum: Optimum, name: str) -> Posterior:
     values = np.linspace(*ends, POINTS)
     start = np.stack([np.interp(values, coarse, theta[:, k]) for k in range(theta.shape[1])], axis=1)
     theta, density = _profiled(problem, optimum, name, values, start)
-    total = float(np.sum(0.5 * np.diff(values) * (density[1:] + density[:-1])))
-    return Posterior(values, density / total, theta)
+    return Posterior(values, _normalised(values, density), theta)
 
 
 def integrate(problem: Problem, optimum: Optimum, name: str, tables: Resamples, rng: np.random.Generator) -> Array:
@@ -90,9 +122,24 @@ def integrate(problem: Problem, optimum: Optimum, name: str, tables: Resamples, 
         tables: the resampled tables.
         rng: of the values.
     """
-    j = problem.law.index(name)
     found = posterior_of(problem, optimum, name)
-    values = found.draw(tables.count, rng)
+    return refit_at(problem, optimum, name, found, found.draw(tables.count, rng), tables=tables)
+
+
+def refit_at(
+    problem: Problem, optimum: Optimum, name: str, found: Posterior, values: Array, *, tables: Resamples
+) -> Array:
+    """Return the best fit (resamples, parameters) to each table with ``name`` held at its value.
+
+    Args:
+        problem: the law on its runs.
+        optimum: its best fit.
+        name: the parameter.
+        found: its posterior, which the fits start from.
+        values: (resamples,), natural.
+        tables: the resampled tables.
+    """
+    j = problem.law.index(name)
     held = problem.law.parameters[j].internal(values)
     start = np.stack([np.interp(values, found.values, column) for column in found.theta.T], axis=1)
     return problem.solve(
@@ -106,6 +153,11 @@ def integrate(problem: Problem, optimum: Optimum, name: str, tables: Resamples, 
         max_iterations=60,
         tolerance=1e-7,
     ).theta
+
+
+def _normalised(values: Array, density: Array) -> Array:
+    total = float(np.sum(0.5 * np.diff(values) * (density[1:] + density[:-1])))
+    return np.asarray(density / total)
 
 
 def _profiled(problem: Problem, optimum: Optimum, name: str, values: Array, start: Array) -> tuple[Array, Array]:

@@ -11,22 +11,18 @@ irreducible losses, that difference decides the speedup beyond the runs, and is 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from moe_search.scaling.assumed import Asymptote, asymptote_of
-from moe_search.scaling.expressions import mask
 from moe_search.scaling.extrapolation import SIZES, compute_of
-from moe_search.scaling.fit import STARTS, complete_runs, estimates, fit, objective_column, usable_runs
+from moe_search.scaling.fit import STARTS
 from moe_search.scaling.fitted import Fit
-from moe_search.scaling.integrated import integrate
+from moe_search.scaling.groups import fit_groups
 from moe_search.scaling.law import Array, Law
-from moe_search.scaling.optimum import find_optimum
-from moe_search.scaling.problem import build_problem
-from moe_search.scaling.resampling import Chosen, draw, refit, resampling_units
 from moe_search.spaces.errors import InvalidInputError
 
 Path = Callable[[Array], pl.DataFrame]
@@ -40,8 +36,6 @@ POINTS: Final = 13
 BEYOND: Final = 10.0
 """Times the largest compute of the runs: how far the curve is told when nothing is asked."""
 RESAMPLES: Final = 1000
-DELTA: Final = 1e-3
-"""Huber's, in log loss: that of :func:`~moe_search.scaling.fit.fit`."""
 ROUNDING: Final = 1e-9
 
 
@@ -188,6 +182,7 @@ def speedup_of_groups(
     train_flops: Array | None = None,
     objective: str | None = None,
     cluster: str | None = None,
+    shared: bool = False,
     paths: tuple[Path, Path] = (by_compute, by_compute),
     resamples: int = RESAMPLES,
     starts: int = STARTS,
@@ -204,69 +199,33 @@ def speedup_of_groups(
         train_flops: as in :func:`speedup`.
         objective: as in :func:`~moe_search.scaling.fit.fit`.
         cluster: the resampling unit; one that has runs in both groups is drawn for both.
+        shared: whether both have one irreducible loss; for a law that integrates over it.
         paths: of the reference and of the other.
         resamples: of the whole table; 0 for no intervals.
         starts: of each fit.
         seed: of starts and resamples.
 
     Raises:
-        InvalidInputError: a group is empty or too small, or the groups share runs.
+        InvalidInputError: a group is empty or too small, the groups share runs, or no irreducible loss fits both.
     """
-    column = objective_column(frame, objective)
-    usable, _ = usable_runs(frame, column)
-    chosen = [mask(usable, group, where="speedup") for group in (reference, other)]
-    for group, rows in zip((reference, other), chosen, strict=True):
-        if not rows.any():
-            raise InvalidInputError(
-                f"no run meets {group!r}", where="speedup", allowed="a condition that some runs meet"
-            )
-    if (chosen[0] & chosen[1]).any():
-        raise InvalidInputError(
-            f"{(chosen[0] & chosen[1]).sum()} runs are in both groups, {reference} and {other}", where="speedup"
-        )
-    parts = [_complete(law, usable.filter(rows), column, starts, seed) for rows in chosen]
-    units = resampling_units(pl.concat([rows for _, rows in parts], how="diagonal_relaxed"), cluster)
-    count = int(units.max()) + 1
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, units].astype(np.float64)
-    split = np.split(weights, [parts[0][1].height], axis=1)
+    groups = fit_groups(
+        law,
+        frame,
+        (reference, other),
+        objective=objective,
+        cluster=cluster,
+        shared=shared,
+        resamples=resamples,
+        starts=starts,
+        seed=seed,
+    )
     sides = []
-    for name, path, (fitted, used), weight in zip((reference, other), paths, parts, split, strict=True):
-        flops = compute_of(used)
+    for group, path in zip(groups, paths, strict=True):
+        flops = compute_of(group.runs)
         if flops is None:
             raise InvalidInputError("the table has no training compute to compare designs at", where="train_flops")
-        resampled = _resampled(fitted, used, weight, starts, seed) if resamples else fitted
-        sides.append(Side(name, resampled, path, (float(flops.min()), float(flops.max()))))
+        sides.append(Side(group.name, group.fitted, path, (float(flops.min()), float(flops.max()))))
     return speedup(sides[0], sides[1], train_flops, seed=seed)
-
-
-def _complete(law: Law, rows: pl.DataFrame, column: str, starts: int, seed: int) -> tuple[Fit, pl.DataFrame]:
-    """The fit of one group, and the runs that it used."""
-    fitted = fit(law, rows, objective=column, resamples=0, censored=(), delta=DELTA, starts=starts, seed=seed)
-    return fitted, complete_runs(fitted.law, rows)[0]
-
-
-def _resampled(fitted: Fit, rows: pl.DataFrame, weights: Array, starts: int, seed: int) -> Fit:
-    """The fit with draws from these weights (draws, runs) of its runs."""
-    problem = build_problem(fitted.law, rows, fitted.objective_column, rows, DELTA)
-    rng = np.random.default_rng(seed)
-    optimum = find_optimum(problem, starts, rng)
-    scattered = draw(problem, optimum, np.arange(rows.height), "pairs", resamples=len(weights), rng=rng)
-    tables = replace(scattered, weights=weights)
-    if fitted.law.integrated is None:
-        draws = refit(problem, optimum, tables).theta
-    else:
-        draws = integrate(problem, optimum, fitted.law.integrated, tables, rng)
-    withheld = {name for group in optimum.unidentifiable for name in group.parameters}
-    parameters, derived = estimates(fitted.law, optimum.theta, draws, withheld)
-    return replace(
-        fitted,
-        theta=optimum.theta,
-        draws=draws,
-        parameters=parameters,
-        derived=derived,
-        resampling=Chosen("pairs", "both groups are drawn together"),
-    )
 
 
 def _first_reached(grid: Array, falling: Array, target: Array) -> Array:

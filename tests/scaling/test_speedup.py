@@ -130,6 +130,31 @@ def test_one_resample_serves_both_groups_so_that_shared_noise_cancels() -> None:
     assert widths[0] < 0.5 * widths[1]
 
 
+def test_a_shared_irreducible_loss_is_one_value_in_each_draw() -> None:
+    frame = runs(moe(faster=2.0), noise=0.004, seed=2)
+    at = np.array([1e24])
+    own, shared = (
+        compared(frame, "compute:E=integrated", train_flops=at, resamples=300, shared=one) for one in (False, True)
+    )
+    a, b = shared.asymptotes
+    assert a.estimate == b.estimate
+    assert a.estimate.low is not None
+    assert a.estimate.high is not None
+    assert a.estimate.low < 1.7 < a.estimate.high
+    assert not any("do not assume" in note for note in shared.notes)
+    narrow, wide = shared.points[0], own.points[0]
+    assert narrow.low_95 is not None
+    assert narrow.high_95 is not None
+    assert narrow.low_95 < 2 < narrow.high_95
+    assert wide.high_95 is not None
+    assert wide.high_95 / (wide.low_95 or 1e-6) > 2 * narrow.high_95 / narrow.low_95
+    with pytest.raises(InvalidInputError, match=r"integrates over no parameter.*nearest fix: compute:E=integrated"):
+        compared(frame, shared=True)
+    apart = runs(moe(faster=1.0, floor=0.8), noise=0.0005)
+    with pytest.raises(InvalidInputError, match="no value of the shared parameter is probable for all runs"):
+        compared(apart, "compute:E=integrated", shared=True, resamples=10)
+
+
 @pytest.mark.slow
 def test_intervals_hold_the_true_speedup() -> None:
     hits = []
@@ -191,7 +216,7 @@ def test_two_designs_under_one_law_move_together() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     frame = runs(moe(faster=2.0), noise=0.002)
-    with pytest.raises(InvalidInputError, match="24 runs are in both groups"):
+    with pytest.raises(InvalidInputError, match="24 runs are in several groups"):
         speedup_of_groups(LAW, frame, "train_flops > 0", "train_flops > 1")
     with pytest.raises(InvalidInputError, match="no run meets \"kind = 'none'\""):
         speedup_of_groups(LAW, frame, "kind = 'dense'", "kind = 'none'")
