@@ -16,6 +16,7 @@ from moe_search.experiments.cli.import_ import import_
 from moe_search.experiments.cli.init import init
 from moe_search.experiments.cli.plan import plan
 from moe_search.experiments.cli.recommend import recommend
+from moe_search.experiments.cli.replay import replay
 from moe_search.experiments.cli.report import report
 from moe_search.experiments.cli.run import run
 from moe_search.experiments.cli.status import status
@@ -52,7 +53,7 @@ def moe_search(
 
 _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "A campaign, from one YAML file": (init, corpus, plan, run, worker, status, recommend, report, ui),
-    "Useful alone": (count, train, import_, fit, export, doctor, bench),
+    "Useful alone": (count, train, import_, fit, replay, export, doctor, bench),
 }
 for _panel, _verbs in _PANELS.items():
     for _verb in _verbs:
