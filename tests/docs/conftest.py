@@ -172,6 +172,26 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[[Block], None]:
 
 
 @pytest.fixture
+def execute(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Execute a page's Python blocks one after the other; a text block shows what the one before it prints."""
+
+    def execute(page: str) -> None:
+        names: dict[str, object] = {}
+        printed: list[str] = []
+        for block in _blocks(page):
+            if block.language == "python":
+                exec(compile(block.text, f"docs/{page}:{block.line}", "exec"), names)
+                printed = capsys.readouterr().out.splitlines()
+            elif block.language == "text":
+                shown = block.text.splitlines()
+                assert len(shown) == len(printed), f"docs/{page}:{block.line}"
+                for line, other in zip(shown, printed, strict=True):
+                    assert _alike(line, other), f"docs/{page}:{block.line} shows {line!r}, printed {other!r}"
+
+    return execute
+
+
+@pytest.fixture
 def tiny_campaign(folder: Path) -> None:
     """``mine/campaign.yaml`` as a campaign of a few thousand parameters."""
     (folder / "mine").mkdir(exist_ok=True)
