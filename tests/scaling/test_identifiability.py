@@ -64,7 +64,7 @@ def test_constant_total_parameters_make_size_and_expansion_one_column(law: str, 
 
 def test_a_constant_knob_withholds_only_its_own_effect() -> None:
     result = fit(get_law("joint"), table("joint", granularity=pl.lit(4.0)), resamples=50)
-    assert {"kappa", "lambda", "tau"} <= withheld(result)
+    assert {"kappa", "lambda", "b", "g"} <= withheld(result)
     assert not {"B", "beta", "alpha"} & withheld(result)
     assert "G is the same in all runs" in reasons(result)
 

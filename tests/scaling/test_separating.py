@@ -70,7 +70,7 @@ def test_what_no_single_variable_separates_gets_no_advice() -> None:
     joint = get_law("joint")
     frame = table().with_columns(n_total=pl.col("n_active"))
     found = fit(joint, frame, resamples=0, starts=64)
-    tau = advised(found, "tau")  # one domain: there is no mixture to change
-    assert tau.separating_run is None
-    assert tau.advice == ""
-    assert tau.to_json()["separating_run"] is None
+    b = advised(found, "b")  # one domain: there is no mixture to change
+    assert b.separating_run is None
+    assert b.advice == ""
+    assert b.to_json()["separating_run"] is None

@@ -29,7 +29,7 @@ def some_variables(rng: np.random.Generator, runs: int, domains: tuple[str, ...]
         "D2": 10 ** rng.uniform(7, 11, runs),
         "R": rng.uniform(1, 20, (runs, 1)),
         "S": rng.uniform(20, 200, (runs, 1)),
-        "w": rng.dirichlet(np.ones(4), runs) * 4,
+        "w": rng.dirichlet(np.ones(len(domains) or 4), runs) * (len(domains) or 4),
         "r": rng.uniform(0.01, 1, runs),
         "s": 10 ** rng.uniform(2, 5, runs),
         "h": rng.dirichlet(np.ones(len(domains)), runs) if domains else np.ones((runs, 1)),
