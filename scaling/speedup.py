@@ -8,6 +8,12 @@ A design is a path: from training FLOPs to the run that would spend them. Both s
 one law that is one draw of its parameters; for two groups of runs with a law each, one resample of the whole table
 serves both, so that what they share (a cluster, such as a data order) cancels. Where the two laws assume different
 irreducible losses, that difference decides the speedup beyond the runs, and is said.
+
+A widened fit's error of form (:mod:`moe_search.scaling.widening`) enters: how fast loss falls beyond the runs decides
+how much compute a difference in loss is worth. In simulated worlds whose form was wrong, 95 % intervals of a model
+three times as large for its compute held the true speedup in 24 of 27 at ten times the compute and in 28 of 28 at a
+hundred; without it in 19 and 22. Draws in which it would make the loss *rise* with compute, where no equal loss has a
+meaning, go without.
 """
 
 from collections.abc import Callable
@@ -15,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from moe_search.scaling.assumed import Asymptote, asymptote_of
@@ -25,11 +32,12 @@ from moe_search.scaling.groups import fit_groups
 from moe_search.scaling.law import Array, Law
 from moe_search.spaces.errors import InvalidInputError
 
+Places = npt.NDArray[np.intp]
 Path = Callable[[Array], pl.DataFrame]
 """Training FLOPs (rows,) to runs of a design that spend them, one row each, with what a law reads of them."""
 
-REACH: Final = 1e6
-"""Factor of compute, to either side of what is asked, within which the equal loss is looked for."""
+REACH: Final = 6.0
+"""Powers of ten of compute, to either side of what is asked, within which the equal loss is looked for."""
 STEP: Final = 0.04
 """Of log10 compute between which the loss is interpolated."""
 POINTS: Final = 13
@@ -150,12 +158,18 @@ def speedup(reference: Side, other: Side, train_flops: Array | None = None, *, s
     if train_flops is None:
         lowest, highest = min(reference.span[0], other.span[0]), max(reference.span[1], other.span[1])
         train_flops = np.geomspace(lowest, BEYOND * highest, POINTS)
-    target, target_draws, _ = a.log_draws(reference.path(train_flops), seed=seed)
-    ends = np.log10([train_flops.min() / REACH, train_flops.max() * REACH])
-    grid = np.arange(ends[0], ends[1] + STEP, STEP)
-    mean, draws, _ = b.log_draws(other.path(10**grid), seed=seed)
-    needed = _first_reached(grid, mean[:, None], target[:, None])[:, 0]
-    needed_draws = _first_reached(grid, draws, target_draws)
+    told = np.log10(train_flops)
+    grid = np.unique(np.concatenate([np.arange(told.min() - REACH, told.max() + REACH, STEP), told]))
+    place = np.searchsorted(grid, told)
+    target, target_draws = _with_its_form(a, reference.path(train_flops), seed)
+    mean, draws = _with_its_form(b, other.path(10**grid), seed)
+    needed = _nearest_equal(grid, mean[:, None], target[:, None], place)[:, 0]
+    needed_draws = _nearest_equal(grid, draws, target_draws, place)
+    if a.widening is not None or b.widening is not None:
+        rising = draws[place + 1] >= draws[place - 1]
+        _, plain_target = a.log_means(reference.path(train_flops))
+        _, plain = b.log_means(other.path(10**grid))
+        needed_draws = np.where(rising, _nearest_equal(grid, plain, plain_target, place), needed_draws)
     points = tuple(
         _point(float(flops), float(np.exp(loss)), float(at), at_draws, (reference, other))
         for flops, loss, at, at_draws in zip(train_flops, target, needed, needed_draws, strict=True)
@@ -228,23 +242,36 @@ def speedup_of_groups(
     return speedup(sides[0], sides[1], train_flops, seed=seed)
 
 
-def _first_reached(grid: Array, falling: Array, target: Array) -> Array:
-    """Lowest log10 compute (points, draws) at which the log loss is at most the target; inf where it never is.
+def _with_its_form(fitted: Fit, frame: pl.DataFrame, seed: int) -> tuple[Array, Array]:
+    """Log loss at the estimate (rows,) and in each draw (rows, draws), widened where the fit is."""
+    mean, draws, _ = fitted.log_draws(frame, seed=seed)
+    return mean, draws
+
+
+def _nearest_equal(grid: Array, curve: Array, target: Array, place: Places) -> Array:
+    """Log10 compute (points, draws) nearest to that of each point at which the log loss is the target's.
+
+    It lies below where the loss at the point's own compute is lower, else above: inf where it is not reached there.
 
     Args:
         grid: (grid,), of log10 compute.
-        falling: (grid, draws), log loss.
+        curve: (grid, draws), log loss.
         target: (points, draws), log loss.
+        place: (points,), index of each point's own compute in the grid.
     """
-    best = np.minimum.accumulate(falling, axis=0)
     found = np.empty(target.shape)
-    draws = np.arange(falling.shape[1])
-    for row, wanted in enumerate(target):
-        first = (best > wanted).sum(axis=0)
-        after = np.clip(first, 1, len(grid) - 1)
-        high, low = best[after - 1, draws], falling[after, draws]
+    draws = np.arange(curve.shape[1])
+    for row, (wanted, own) in enumerate(zip(target, place, strict=True)):
+        low_enough = curve <= wanted
+        last_above = own - 1 - np.argmax(~low_enough[:own][::-1], axis=0)
+        first_below = own + np.argmax(low_enough[own:], axis=0)
+        after = np.where(low_enough[own], last_above + 1, first_below)
+        high, low = curve[np.maximum(after - 1, 0), draws], curve[after, draws]
         share = np.clip((high - wanted) / np.where(high > low, high - low, 1.0), 0.0, 1.0)
-        found[row] = np.where(first == len(grid), np.inf, grid[after - 1] + share * (grid[after] - grid[after - 1]))
+        crossing = grid[np.maximum(after - 1, 0)] + share * (grid[after] - grid[np.maximum(after - 1, 0)])
+        always = low_enough[own] & low_enough[:own].all(axis=0)
+        never = ~low_enough[own:].any(axis=0)
+        found[row] = np.where(always, grid[0], np.where(never, np.inf, crossing))
     return found
 
 
@@ -290,7 +317,7 @@ def _notes(
     if never:
         notes.append(
             f"{other.name} does not reach the loss that {reference.name} has from {min(never):.3g} FLOPs on, within "
-            f"{REACH:.0e} times the compute"
+            f"{10**REACH:.0e} times the compute"
         )
     outside = sum(bool(point.beyond_runs) for point in points)
     if outside:

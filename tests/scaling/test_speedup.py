@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+from moe_search.scaling.calibration import widen
 from moe_search.scaling.fit import fit
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.speedup import Side, Speedup, at_its_ratio, by_compute, speedup, speedup_of_groups
+from moe_search.scaling.worlds import draw_world
 from moe_search.spaces.errors import InvalidInputError
 
 LAW = get_law("compute")
@@ -212,6 +214,25 @@ def test_two_designs_under_one_law_move_together() -> None:
     for point in same.points:
         np.testing.assert_allclose([point.speedup, point.low_95, point.high_95], 1.0, rtol=1e-3)
     assert not any("do not assume" in note for note in found.notes)
+
+
+def test_an_error_of_the_form_widens_a_speedup_and_leaves_equal_designs_equal() -> None:
+    world = draw_world("chinchilla", seed=4, seed_sd=0.003, curvature=0.006).ladder(80, seed=0)
+    narrow = fit(get_law("chinchilla"), world, resamples=200, starts=16)
+    wide = widen(narrow, world, resamples=50, starts=8)
+    span = (float(world["train_flops"].to_numpy().min()), float(world["train_flops"].to_numpy().max()))
+    run = world.sort("train_flops").tail(1)
+    larger = run.with_columns(pl.col("n_active") * 3, pl.col("tokens") / 3)
+    at = span[1] * np.array([1.0, 100.0, 1e4])
+    widths = []
+    for fitted in (narrow, wide):
+        one, other = (Side("a", fitted, at_its_ratio(row), span) for row in (run, larger))
+        for point in speedup(one, one, at).points:
+            np.testing.assert_allclose([point.speedup, point.low_95, point.high_95], 1.0, rtol=1e-6)
+        point = speedup(one, other, at).points[1]
+        assert point.high_95 is not None
+        widths.append(point.high_95 / (point.low_95 or 1e-6))
+    assert widths[1] > 1.3 * widths[0]
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
