@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.best_split import Ladder, best_log_size
+from moe_search.scaling.best_split import Ladder, best_log_size, complete
 from moe_search.scaling.budgets import BIN_DECADES, BUDGET_DECADES, Rows, group_by_compute
 from moe_search.scaling.extrapolation import compute_of
 from moe_search.scaling.fit import complete_runs, fit, usable_runs
@@ -176,7 +176,7 @@ def compare_approaches(
     Raises:
         InvalidInputError: the table has no sizes, tokens or compute, or the law has no best split of compute.
     """
-    usable, _ = complete_runs(fitted.law, usable_runs(frame, fitted.objective_column)[0])
+    usable = complete(complete_runs(fitted.law, usable_runs(frame, fitted.objective_column)[0])[0])
     ladder = Ladder.of(usable)
     flops = compute_of(usable)
     assert flops is not None, "a ladder has compute"

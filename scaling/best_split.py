@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from moe_search.scaling.extrapolation import SIZES, compute_of
+from moe_search.scaling.extrapolation import compute_of
 from moe_search.scaling.law import Array, Law
 from moe_search.spaces.errors import InvalidInputError
 
@@ -39,19 +39,10 @@ class Ladder:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "Ladder":
-        """Read it off a table of runs.
-
-        Raises:
-            InvalidInputError: the table has no sizes, or no tokens.
-        """
+        """Read it off a table of runs that :func:`complete` returned."""
+        sizes = _sizes(frame)
         flops = compute_of(frame)
-        sizes = [name for name in SIZES_OF_A_LAW if name in frame.columns]
-        if not sizes or "tokens" not in frame.columns or flops is None:
-            raise InvalidInputError(
-                "the best split of compute needs a size, tokens and training FLOPs of every run",
-                where="approaches",
-                allowed=f"a column of {', '.join(SIZES)}, the column tokens, and train_flops unless it is 6 N D",
-            )
+        assert flops is not None, "a complete run has its compute"
         values = {name: frame[name].cast(pl.Float64).to_numpy() for name in (*sizes, "tokens")}
         size = values[sizes[0]]
         known = {*values, "train_flops", "loss", "bpb"}
@@ -72,6 +63,33 @@ class Ladder:
         columns["tokens"] = train_flops / (self.flops_factor * size)
         columns["train_flops"] = np.full_like(size, train_flops)
         return pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in self.constants.items()})
+
+
+def complete(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the runs whose size, tokens and compute are known.
+
+    Raises:
+        InvalidInputError: the table lacks one of them.
+    """
+    sizes = _sizes(frame)
+    known = [*sizes[:1], "tokens", *({"train_flops"} & set(frame.columns))]
+    if sizes and "tokens" in frame.columns:
+        positive = [pl.col(name).cast(pl.Float64).is_between(0, float("inf"), closed="none") for name in known]
+        rows = frame.filter(pl.all_horizontal(positive).fill_null(value=False))
+        if rows.is_empty() and "train_flops" in known:  # a column without values: 6 N D takes its place
+            return complete(frame.drop("train_flops"))
+        if rows.height and compute_of(rows) is not None:
+            return rows
+    raise InvalidInputError(
+        "the best split of compute needs a size, tokens and training FLOPs of every run",
+        where="approaches",
+        allowed=f"a column of {', '.join(SIZES_OF_A_LAW)}, the column tokens, and train_flops unless it is 6 N D",
+    )
+
+
+def _sizes(frame: pl.DataFrame) -> list[str]:
+    """The columns of sizes that have values."""
+    return [name for name in SIZES_OF_A_LAW if name in frame.columns and frame[name].null_count() < frame.height]
 
 
 def best_log_size(law: Law, theta: Array, ladder: Ladder, train_flops: Array) -> Array:

@@ -195,6 +195,20 @@ def test_a_law_that_knows_no_split_and_tables_without_tokens_are_refused() -> No
         compare_approaches(fit(get_law("compute"), frame, resamples=0, starts=8), frame.drop("tokens"))
 
 
+def test_columns_without_values_and_runs_without_tokens_are_passed_over() -> None:
+    frame = iso_flop(SYMMETRIC)
+    expected = asked(frame)[1]
+    empty = pl.lit(None, dtype=pl.Float64)
+    lacking = pl.concat([frame, frame.head(2).with_columns(tokens=empty, loss=pl.lit(9.0))])
+    other = lacking.rename({"n_active": "n_total"}).with_columns(n_active=empty, train_flops=empty)
+    fitted = fit(LAW, frame, resamples=0, starts=16)
+    assert compare_approaches(fitted, lacking).approaches[1].groups == expected.groups
+    by_total = compare_approaches(fitted, other.drop("n_active"))
+    assert by_total.size_column == "n_total"
+    assert by_total.flops_factor == pytest.approx(6.0)
+    assert value(by_total.approaches[1].size_exponent.value) == pytest.approx(value(expected.size_exponent.value))
+
+
 def test_any_law_of_sizes_and_tokens_is_an_approach_3() -> None:
     frame = iso_flop(SYMMETRIC)
     kaplan = compare_approaches(fit(get_law("kaplan"), frame, resamples=0, starts=16), frame).approaches[2]
