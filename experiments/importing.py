@@ -8,12 +8,15 @@ from typing import Any
 import polars as pl
 
 from moe_search.experiments.importers import Source, get_importer
+from moe_search.scaling.columns import mapping_from
 from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.fit import objective_column
 from moe_search.scaling.runs import PER_DOMAIN, SCHEMA, map_runs, write_runs
-from moe_search.scaling.table_checks import table_warnings, without_repeats
+from moe_search.scaling.table_checks import loss_mapping, table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
+STEPS = ("step", "_step", "Step")
+"""What a column of steps is called, here and by Weights & Biases."""
 OPTION_OF = {"join": "--join", "experiments": "--experiment"}
 
 
@@ -73,7 +76,7 @@ def import_runs(
         mapping: our column to a Polars SQL expression, evaluated in order.
         where: condition on the rows that are kept.
         last_of: what names the run of a row in a table of curves; of each the row with the largest step is kept.
-        step: the step of a row; None: the column ``step``.
+        step: the step of a row; None: the column ``step`` (or ``_step``, ``Step``).
 
     Raises:
         InvalidInputError: an option that the source does not have, or a table that cannot be used.
@@ -94,7 +97,7 @@ def import_runs(
     if frame.height < raw.frame.height:
         dropped[f"--where {where}"] = raw.frame.height - frame.height
     if last_of is not None:
-        kept = _last_steps(frame, last_of, step or "step")
+        kept = _last_steps(frame, last_of, step or next((name for name in STEPS if name in frame.columns), STEPS[0]))
         dropped[f"not the last step of its {last_of}"] = frame.height - kept.height
         frame = kept
     elif step is not None:
@@ -143,10 +146,10 @@ def _warnings(frame: pl.DataFrame) -> list[str]:
     try:
         column = objective_column(frame, None)
     except InvalidInputError:
-        return ["there is no loss yet: --map loss=... (nats a token) or --map bpb=... names it"]
+        return [f"there is no loss yet, in nats a token or, as bpb, in bits a byte: {loss_mapping(frame)}"]
     said = table_warnings(frame, column)
     if frame.height == 1:
         said.append("this is one run, and no law can be fitted to one: import all of them")
     if "tokens" not in frame.columns:
-        said.append("there are no tokens yet, which most laws read: --map tokens=... (training tokens, a count)")
+        said.append(f"there are no training tokens yet, which most laws read: {mapping_from(frame, 'tokens')}")
     return said

@@ -16,13 +16,25 @@ from moe_search.spaces.mixture import SUM_TOLERANCE
 
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "n_total": ("total_params", "params", "parameters", "num_params", "model_size", "size", "N"),
-        "n_active": ("active_params", "activated_params", "params", "parameters", "model_size", "size", "N"),
-        "tokens": ("train_tokens", "num_tokens", "tok", "gtok", "tokens_seen", "dataset_size", "D"),
-        "train_flops": ("flops", "training_flop", "compute", "C"),
-        "learning_rate": ("lr", "peak_lr", "max_lr"),
-        "batch_tokens": ("batch_size", "global_batch", "bs"),
-        "loss": ("val_loss", "eval_loss", "test_loss", "cross_entropy", "nll", "perplexity", "ppl", "train_loss", "L"),
+        "n_total": ("n_total", "total_params", "params", "parameters", "num_params", "model_size", "size", "N"),
+        "n_active": (
+            "n_active",
+            "active_params",
+            "activated_params",
+            "params",
+            "parameters",
+            "model_size",
+            "size",
+            "N",
+        ),
+        "tokens": ("tokens", "train_tokens", "num_tokens", "tok", "gtok", "tokens_seen", "dataset_size", "D"),
+        "train_flops": ("train_flops", "flops", "training_flop", "compute", "C"),
+        "learning_rate": ("learning_rate", "lr", "peak_lr", "max_lr"),
+        "batch_tokens": ("batch_tokens", "batch_size", "global_batch", "bs"),
+        "loss": (
+            *("val_loss", "validation_loss", "eval_loss", "test_loss", "loss", "cross_entropy", "nll"),
+            *("perplexity", "ppl", "train_loss", "L"),
+        ),
     }
 )
 """What our columns are called elsewhere, the likeliest first."""
@@ -142,7 +154,7 @@ def usual_column(frame: pl.DataFrame, name: str) -> str | None:
     """Return the column of a table that goes by one of the usual names of ours, if there is one."""
     columns = [column for column in frame.columns if column not in USUAL_NAMES]
     short = {column.lower(): column for column in columns if len(column) < SHORTEST_PART}
-    for usual in (name, *USUAL_NAMES.get(name, ())):
+    for usual in USUAL_NAMES.get(name, (name,)):
         found = short.get(usual.lower()) if len(usual) < SHORTEST_PART else nearest_column(usual, columns)
         if found is not None:
             return found

@@ -172,6 +172,7 @@ def map_runs(
         kept = frame.filter(mask(frame, where, where="--where"))
         if kept.is_empty():
             raise InvalidInputError(f"none of the {frame.height} rows of {source} meets {where!r}", where="--where")
+        notes = [*notes, f"--where kept {kept.height} of {frame.height} rows: {where}"]
         frame = kept
     _check_losses(frame, source)
     return RunsTable(frame, (*notes, *derived), tuple(mapping_warnings(mapping or {})))
@@ -247,7 +248,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Text columns of which every entry is a number (``1.2e9``, `` 3``, ``1,000``) become numbers."""
-    notes = []
+    found = list[tuple[str, str]]()
     texts = [name for name, dtype in SCHEMA.items() if dtype == pl.String()]
     for column in frame.select(cs.string() - cs.by_name(texts, require_all=False)):
         text = column.str.strip_chars().replace("", None)
@@ -255,9 +256,12 @@ def _numbers_from_text(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         if numbers.null_count() == text.null_count() < len(text):
             frame = frame.with_columns(numbers.alias(column.name))
             commas = np.flatnonzero(text.str.contains(",", literal=True).fill_null(value=False).to_numpy())
-            example = f": {text[int(commas[0])]} as {numbers[int(commas[0])]:.15g}" if len(commas) else ""
-            notes.append(f"column {column.name!r} is text that holds numbers; it is read as numbers{example}")
-    return frame, notes
+            example = f" ({text[int(commas[0])]} as {numbers[int(commas[0])]:.15g})" if len(commas) else ""
+            found.append((repr(column.name), example))
+    if len(found) == 1:
+        return frame, [f"column {found[0][0]} is text that holds numbers; it is read as numbers{found[0][1]}"]
+    named = ", ".join(name + example for name, example in found)
+    return frame, [f"columns {named} are texts that hold numbers; they are read as numbers"] if found else []
 
 
 def _check_numbers(frame: pl.DataFrame, source: str) -> None:

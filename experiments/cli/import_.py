@@ -23,7 +23,9 @@ def import_(
     last_of: Annotated[
         str | None, typer.Option("--last-of", metavar="EXPR", help="A table of curves: keep each run's last step.")
     ] = None,
-    step: Annotated[str | None, typer.Option("--step", metavar="EXPR", help="What --last-of takes as step.")] = None,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="EXPR", help="What --last-of takes as step; default: step.")
+    ] = None,
     experiment: Annotated[
         list[str] | None, typer.Option("--experiment", metavar="NAME", help="mlflow: only this one. Repeatable.")
     ] = None,

@@ -8,6 +8,7 @@ state: what did not finish counts as truncated.
 import logging
 import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -46,7 +47,10 @@ def read(source: Source) -> Raw:
         missing = [name for name in source.experiments if name not in there]
         if missing:
             raise InvalidInputError(
-                f"there is no experiment {missing[0]!r}", where="--experiment", allowed=", ".join(sorted(there))
+                f"there is no experiment {missing[0]!r}",
+                where="--experiment",
+                allowed=", ".join(sorted(there)),
+                fix=next(iter(get_close_matches(missing[0], there, n=1)), ""),
             )
         wanted = {name: there[name] for name in source.experiments or there}
         rows = [_row(run, name) for name, key in wanted.items() for run in _runs(client, key)]

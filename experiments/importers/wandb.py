@@ -5,7 +5,8 @@ What can be read:
 - the CSV of the page of runs (*Export*): its columns as they are;
 - JSON, a list of runs, or JSONL, a run a line, each with ``config``, ``summary``, ``name`` and ``state`` as its public
   API has them: flat columns ``config.d_model``, ``config.optimizer.lr``, ``summary.val/loss``;
-- the CSV of its documentation's example, whose columns ``config`` and ``summary`` hold such objects as text.
+- the CSV of its documentation's example, whose columns ``config`` and ``summary`` hold such objects as text;
+- the CSV of a chart, with a column ``RUN - METRIC`` a run: rows of ``Name``, ``step`` and ``METRIC``.
 
 ``status`` follows from the run's state: what did not finish counts as truncated.
 """
@@ -49,6 +50,8 @@ def _suffix(path: Path) -> str:
 
 def _from_csv(path: Path) -> Raw:
     frame = read_file(path)
+    if (chart := _from_chart(frame)) is not None:
+        return chart
     objects = [name for name in OBJECTS if name in frame.columns and frame.schema[name] == pl.String()]
     if not objects:
         return Raw(frame)
@@ -57,6 +60,24 @@ def _from_csv(path: Path) -> Raw:
         parsed = {name: _object(row[name], f"{path}, row {number}, column {name!r}") for name in objects}
         rows.append(_flat({**{name: value for name, value in row.items() if name}, **parsed}))
     return table_of(rows)
+
+
+def _from_chart(frame: pl.DataFrame) -> Raw | None:
+    """Return the curves of an exported chart, a row a run and step; None where the table is none."""
+    curves = [name for name in frame.columns if f"{name}__MIN" in frame.columns and " - " in name]
+    if not curves:
+        return None
+    axis = frame.columns[0]
+    parts = []
+    for curve in curves:
+        run, _, metric = curve.rpartition(" - ")
+        values = frame[curve].cast(pl.Float64, strict=False).alias(metric)
+        parts.append(pl.DataFrame([frame[axis].alias("step"), values]).select(pl.lit(run).alias("Name"), pl.all()))
+    table = pl.concat(parts, how="diagonal_relaxed")
+    return Raw(
+        table.filter(pl.any_horizontal(pl.all().exclude("Name", "step").is_not_null())),
+        (f"a chart of {len(curves)} curves over {axis!r}: a row is a run and step",),
+    )
 
 
 def _runs(path: Path) -> list[dict[str, Any]]:

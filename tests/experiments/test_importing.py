@@ -74,7 +74,7 @@ def test_what_was_done_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr()
     for text in ('n_total = "params (M)" * 1e6', "4 of 5 rows", "1 rows: repeats another row exactly", "n_active"):
         assert text in printed.out
-    assert "warning: there is no loss yet: --map loss=..." in printed.err
+    assert "warning: there is no loss yet, in nats a token or, as bpb, in bits a byte: --map 'loss=...'" in printed.err
 
 
 def test_files_are_joined_by_the_column_they_share(imported: Import) -> None:
@@ -213,6 +213,30 @@ def test_the_table_of_wandb_s_page_is_read(imported: Import) -> None:
     assert table["loss"].to_list() == [4.5, None]
 
 
+def test_a_chart_of_wandb_is_a_row_a_run_and_step(imported: Import) -> None:
+    Path("chart.csv").write_text(
+        '"Step","a - val/loss","a - val/loss__MIN","a - val/loss__MAX","b - c - val/loss","b - c - val/loss__MIN"\n'
+        '"100","4.5","4.5","4.5","","x"\n"200","4.0","4.0","4.0","3.5","3.5"\n'
+    )
+    done, table = imported("wandb", "chart.csv", "--last-of", "Name", "--map", 'loss="val/loss"')
+    assert table.select("Name", "step", "loss").rows() == [("a", 200, 4.0), ("b - c", 200, 3.5)]
+    assert done["rows_read"] == 3
+    assert "a chart of 2 curves over 'Step': a row is a run and step" in done["notes"]
+
+
+def test_a_history_of_wandb_ends_at_the_last_step_with_a_loss(imported: Import) -> None:
+    rows = [
+        {"run": run, "_step": step, "_runtime": 1.5, "val/loss": None if step == 3 else 5.0 - step}
+        for run in "ab"
+        for step in (1, 2, 3)
+    ]
+    Path("history.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, table = imported(
+        *("wandb", "history.jsonl", "--last-of", "run", "--where", "loss > 0", "--map", 'loss="val/loss"')
+    )
+    assert table.select("run", "_step", "loss").rows() == [("a", 2, 3.0), ("b", 2, 3.0)]
+
+
 def test_broken_text_in_an_export_is_named(refused: Callable[..., str]) -> None:
     Path("p.csv").write_text("name,config,summary\na,\"{'d': 1}\",open\n")
     assert "p.csv, row 2, column 'summary': 'open' is no object" in refused("wandb", "p.csv")
@@ -273,7 +297,7 @@ def test_a_folder_of_mlflow_s_own_files_is_read(imported: Import, monkeypatch: p
 
 def test_an_experiment_that_is_not_there_is_refused(store: Path, refused: Callable[..., str]) -> None:
     said = refused("mlflow", str(store), "--experiment", "swep")
-    assert "there is no experiment 'swep'; allowed: Default, other, sweep" in said
+    assert "there is no experiment 'swep'; allowed: Default, other, sweep; nearest fix: sweep" in said
 
 
 def test_what_is_no_store_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

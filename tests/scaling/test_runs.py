@@ -178,7 +178,9 @@ def test_numbers_in_text_are_numbers(tmp_path: Path) -> None:
     table = read_runs(path)
     assert table.frame["n_active"].to_list() == [1e6, 2e6]
     assert table.frame["tokens"].to_list() == [1.2e9, 3e9]
-    assert any("'tokens' is text" in note for note in table.notes)
+    assert table.notes[0] == (
+        "columns 'n_active' (1,000,000 as 1000000), 'tokens' are texts that hold numbers; they are read as numbers"
+    )
 
 
 def test_where_sees_mapped_columns_and_constants_broadcast(tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ def test_a_comma_in_a_number_is_said(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text('loss,tokens\n2.5,"2,500"\n2.4,3000\n')
     assert read_runs(path).notes == (
-        "column 'tokens' is text that holds numbers; it is read as numbers: 2,500 as 2500",
+        "column 'tokens' is text that holds numbers; it is read as numbers (2,500 as 2500)",
     )
 
 
