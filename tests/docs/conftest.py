@@ -4,6 +4,7 @@ The words after a fence's language say what a block is for:
 
 - ``file=PATH`` writes the block to a file;
 - ``test`` runs the block's ``$`` lines, on the page's own files and on ``text/`` (three folders of text);
+- ``mlflow`` runs them where ``mlflow.db`` is a small store;
 - ``campaign`` runs them after ``test`` blocks, where ``mine/campaign.yaml`` is a campaign that takes seconds to train.
 
 Lines that follow a command must be among those it printed: equal words, numbers within 5 %, ``...`` for anything.
@@ -20,6 +21,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from mlflow import MlflowClient
 
 from moe_search.experiments.cli import main
 
@@ -196,3 +198,23 @@ def tiny_campaign(folder: Path) -> None:
     """``mine/campaign.yaml`` as a campaign of a few thousand parameters."""
     (folder / "mine").mkdir(exist_ok=True)
     (folder / "mine" / "campaign.yaml").write_text(CAMPAIGN)
+
+
+@pytest.fixture
+def mlflow_store(folder: Path) -> None:
+    """``mlflow.db`` in the reader's folder: a sweep of four runs below a run that has no losses."""
+    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    sweep = client.create_experiment("moe-sweep", artifact_location=folder.as_uri())
+    parent = client.create_run(sweep, run_name="sweep").info.run_id
+    client.log_param(parent, "sweep", "sizes")
+    for n in (20_000_000, 60_000_000):
+        for billions in (0.5, 2.0):
+            run = client.create_run(sweep, run_name=f"{n}-{billions}", tags={"mlflow.parentRunId": parent}).info.run_id
+            client.log_param(run, "model.n_active", n)
+            client.log_param(run, "data.tokens_B", billions)
+            for step in (1, 2):
+                loss = 1.8 + 480 / n**0.35 + 2000 / (1e9 * billions) ** 0.37 + 1 / step
+                client.log_metric(run, "train/loss", loss - 0.1, step=step)
+                client.log_metric(run, "val/loss", loss, step=step)
+            client.set_terminated(run)
+    client.set_terminated(parent)

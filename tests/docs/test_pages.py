@@ -24,6 +24,15 @@ def test_the_commands_run(
             run(block)
 
 
+def test_the_commands_on_an_mlflow_store(
+    blocks: Callable[[str], list[Any]], mlflow_store: None, run: Callable[[Any], None]
+) -> None:
+    found = [block for block in blocks("how-to/own-runs.md") if "mlflow" in block.marks]
+    assert found
+    for block in found:
+        run(block)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (DOCS / page).read_text()
