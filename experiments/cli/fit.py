@@ -19,7 +19,9 @@ Where = Annotated[str | None, typer.Option("--where", metavar="EXPR", help="Keep
 def fit(
     runs: RunsPath,
     *,
-    law: Annotated[list[str], typer.Option("--law", metavar="NAME", help="A law; repeat to compare several.")],
+    law: Annotated[
+        list[str], typer.Option("--law", metavar="NAME", help="A law or, with --folds, a regression. Repeatable.")
+    ],
     mapping: Mapping = None,
     where: Where = None,
     holdout: Annotated[
@@ -39,6 +41,9 @@ def fit(
         str | None,
         typer.Option(metavar="COLUMN", help="The column of losses; default: bpb where there is one, else loss."),
     ] = None,
+    folds: Annotated[
+        int, typer.Option(help="Deal the runs into so many folds and predict each from the others.", min=0)
+    ] = 0,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.", min=0)] = 1000,
     seed: Annotated[int, typer.Option(help="Of starts and resamples.", min=0)] = 0,
     output: Annotated[
@@ -65,9 +70,15 @@ def fit(
     from moe_search.scaling.censoring import parse_censored
     from moe_search.scaling.fit import fit as fit_law
     from moe_search.scaling.laws import get_law
+    from moe_search.scaling.regressions import find_regression
+    from moe_search.scaling.regressions.choice import cross_validate
     from moe_search.scaling.validation import told_apart
+    from moe_search.spaces.errors import InvalidInputError
 
-    laws = [get_law(name) for name in dict.fromkeys(law)]
+    names = list(dict.fromkeys(law))
+    laws = [get_law(name) for name in names if not (folds and find_regression(name))]
+    if not laws:
+        raise InvalidInputError("a regression is compared with laws", where="--law", fix="--law mixture beside it")
     table = read_table(runs, mapping=parse_mapping(mapping or ()), where=where)
     for line in table.notes:
         note(line)
@@ -97,8 +108,15 @@ def fit(
         warn(line)
     for line in told_apart(fits, table.frame, holdout=holdout, cluster=cluster):
         note(line)
+    judged = None
+    if folds:
+        judged = cross_validate(names, table.frame, objective=objective, cluster=cluster, folds=folds, seed=seed)
+        for line in judged.sentences():
+            note(line)
     if json:
-        print_json([one.to_json() for one in fits])
+        of_law = {one.name: one.to_json() for one in judged.results} if judged else {}
+        content = [one.to_json() | {"cross_validation": of_law.pop(one.law.name, None)} for one in fits]
+        print_json([*content, *({"law": name, "cross_validation": of_law[name]} for name in of_law)])
         return
     for one in fits:
         out.print(parameters_table(one))

@@ -15,6 +15,7 @@ from pathlib import Path
 from moe_search.scaling.expression_law import ExpressionLaw, read_law
 from moe_search.scaling.law import Law
 from moe_search.scaling.pinned import Pinned, parse_held
+from moe_search.scaling.regressions import find_regression
 from moe_search.spaces.errors import InvalidInputError
 
 
@@ -54,6 +55,12 @@ def get_law(name: str, definition: str | None = None) -> Law:
 
 
 def _member(name: str) -> Law:
+    if find_regression(name):
+        raise InvalidInputError(
+            f"{name} is a regression, which has no parameters and no scale, and is compared with laws by runs left out",
+            where="--law",
+            fix="add --folds 5",
+        )
     if name not in _laws():
         nearest = difflib.get_close_matches(name, law_names(), n=1, cutoff=0.0)
         raise InvalidInputError(f"unknown law {name!r}", where="--law", allowed=", ".join(law_names()), fix=nearest[0])

@@ -31,6 +31,7 @@ TRUTHS = {
     "sparsity": dict(get_law("sparsity").published["abnar2025"]),
     "upcycling": {"E": 1.8, "A": 0.9, "a1": 0.2, "a2": 0.12, "a3": 0.012},
     "mixture": {"b": 0.2, "g": 0.6, "K/a": 3.2, "K/b": 3.5, "K/c": 3.8},
+    "log_linear": {"K/a": 3.2, "K/b": 3.5, "K/c": 3.8},
     "data_mixing": {"c": 1.9, "K/a": 0.4, "K/b": 1.5, "K/c": 3.0},
     "bimix": {"A": 25.0, "C": 1.6, "a": 0.4, "b": 0.06},
     "step_law": DENSE | VALLEY,
