@@ -111,7 +111,7 @@ class Approach:
     size_exponent: Estimate
     """a in N* ~ C^a."""
     tokens_exponent: Estimate
-    """b in D* ~ C^b. Approach 3 has b = 1 - a, the others fit it on its own."""
+    """b in D* ~ C^b. Approach 3 has b = 1 - a (where C = k N D), the others fit it on its own."""
     size_exponent_bias: Estimate
     """Exponent at these runs without noise, less that of the law."""
     tokens_exponent_bias: Estimate
@@ -143,7 +143,7 @@ class Approaches:
     runs: int
     size_column: str
     flops_factor: float
-    """k in C = k N D, the median over runs."""
+    """k in C = k N D, the median over runs, at the middle size."""
     approaches: tuple[Approach, ...]
     notes: tuple[str, ...]
 
@@ -177,7 +177,7 @@ def compare_approaches(
         InvalidInputError: the table has no sizes, tokens or compute, or the law has no best split of compute.
     """
     usable = complete(complete_runs(fitted.law, usable_runs(frame, fitted.objective_column)[0])[0])
-    ladder = Ladder.of(usable)
+    ladder = Ladder.of(usable, fitted.objective_column)
     flops = compute_of(usable)
     assert flops is not None, "a ladder has compute"
     size, tokens, loss = (
@@ -208,7 +208,7 @@ def compare_approaches(
         size_column=ladder.size_column,
         flops_factor=ladder.flops_factor,
         approaches=(*found, _parametric(fitted, usable, ladder, law, told)),
-        notes=tuple(_notes(found, flops / (size * tokens))),
+        notes=(*ladder.notes(), *_notes(found)),
     )
 
 
@@ -223,6 +223,8 @@ class _Law:
 
     line: Line
     """Of log best size over log compute, over the compute of the table."""
+    tokens_slope: Array
+    """(1 + draws,): likewise of log tokens."""
     log_size: Array
     """(1 + draws, told): the best size at each compute that is told."""
     loss: Array
@@ -237,7 +239,9 @@ class _Law:
         x = np.broadcast_to(np.log(inside), within.shape)
         mean, draws = fitted.log_means(frame)
         loss = np.exp(np.concatenate([mean[None, :], draws.T[: len(theta) - 1]]))
-        return cls(line(x, within, np.isfinite(within), fewest=np.array(len(inside))), best[:, len(inside) :], loss)
+        found = line(x, within, np.isfinite(within), fewest=np.array(len(inside)))
+        tokens_slope = 1 - (1 + ladder.flops_slope) * found[0]
+        return cls(found, tokens_slope, best[:, len(inside) :], loss)
 
 
 def _weights(frame: pl.DataFrame, cluster: str | None, resamples: int, seed: int) -> Array:
@@ -294,7 +298,7 @@ def _by_groups(
     return replace(
         approach,
         size_exponent_bias=_estimate(clean_size[0] - law.line[0]),
-        tokens_exponent_bias=_estimate(clean_tokens[0] - (1 - law.line[0])),
+        tokens_exponent_bias=_estimate(clean_tokens[0] - law.tokens_slope),
         splits=tuple(
             replace(split, size_bias=_estimate(np.exp(_log_along(clean_size, x) - law.log_size[:, column])))
             for column, (split, x) in enumerate(zip(approach.splits, at, strict=True))
@@ -355,14 +359,14 @@ def _parametric(fitted: Fit, frame: pl.DataFrame, ladder: Ladder, law: _Law, tol
         known_bias=KNOWN_BIAS[PARAMETRIC],
         reason="",
         size_exponent=_estimate(slope),
-        tokens_exponent=_estimate(1 - slope),
+        tokens_exponent=_estimate(law.tokens_slope),
         size_exponent_bias=Estimate.of(float(refound.line[0][0] - slope[0]), slope[:0]),
-        tokens_exponent_bias=Estimate.of(float(slope[0] - refound.line[0][0]), slope[:0]),
+        tokens_exponent_bias=Estimate.of(float(refound.tokens_slope[0] - law.tokens_slope[0]), slope[:0]),
         splits=tuple(
             Split(
                 float(flops),
                 _estimate(np.exp(law.log_size[:, k])),
-                _estimate(flops / ladder.flops_factor * np.exp(-law.log_size[:, k])),
+                _estimate(np.exp(ladder.log_tokens(law.log_size[:, k], float(np.log(flops))))),
                 Estimate.of(float(np.exp(refound.log_size[0, k] - law.log_size[0, k])), slope[:0]),
             )
             for k, flops in enumerate(told)
@@ -372,18 +376,10 @@ def _parametric(fitted: Fit, frame: pl.DataFrame, ladder: Ladder, law: _Law, tol
     )
 
 
-def _notes(found: Sequence[Approach], factor: Array) -> list[str]:
-    """Sentences on what the table leaves to doubt."""
-    notes = []
-    for one in found:
-        if not one.reason and one.draws_used and one.draws_used < FEWEST_DRAWS:
-            notes.append(
-                f"Approach {one.number} has no interval: {1 - one.draws_used:.0%} of the resamples have too few minima"
-            )
-    low, high = np.quantile(factor / np.median(factor), [0.05, 0.95])
-    if high / low > 1.2:
-        notes.append(
-            f"C / (N D) differs by {high / low:.2f} between runs, so that C = k N D is rough; sizes that count all "
-            "parameters that compute is spent on would make it exact"
-        )
-    return notes
+def _notes(found: Sequence[Approach]) -> list[str]:
+    """Which approaches have no interval, and why."""
+    return [
+        f"Approach {one.number} has no interval: {1 - one.draws_used:.0%} of the resamples have too few minima"
+        for one in found
+        if not one.reason and 0 < one.draws_used < FEWEST_DRAWS
+    ]

@@ -1,9 +1,11 @@
 """The split of compute between parameters and tokens that a law says is best (Approach 3), in every draw of a fit.
 
 The minimum is looked for on a grid, not by a formula of one law, so that any law of sizes and tokens has one. Compute
-is C = k N D, with the k of the table: its runs know what an attention layer and an embedding cost.
+is C = k N D, with the k of the table, a power of the size: its runs know what an attention layer and an embedding cost.
+Where designs differ, the split is that of the design with the lowest loss.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,16 @@ BEYOND: Final = 5.0
 """Of log size: how far beyond the sizes that were run a best size is looked for."""
 SIZES_OF_A_LAW: Final = ("n_active", "n_total", "n_active_non_embedding", "n_total_non_embedding")
 
+LOSS: Final = re.compile(r"(loss|bpb)(/|$)")
+DESIGN: Final = re.compile(r"(granularity|activation_ratio|expansion|n_shared_experts|weight/.*)$")
+"""Columns of a design whose effect on the loss laws know."""
+STEEP: Final = 0.02
+"""Power of the size in k from which it is said: it moves an exponent by about half of it."""
+ROUGH: Final = 1.25
+"""Scatter of k from which it is said."""
+OF_ONE_RUN: Final = ("unique_tokens", "epochs")
+"""That a model with other tokens would have otherwise."""
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -27,42 +39,88 @@ class Ladder:
 
     size_column: str
     flops_factor: float
-    """k in C = k N D: the median over runs."""
+    """k in C = k N D at the middle size: the median over runs."""
+    flops_slope: float
+    """Power with which k changes with the size, as where compute leaves embeddings out and N counts them."""
+    flops_scatter: float
+    """Ratio of the 95 % and the 5 % quantile of k around that power of the size."""
+    middle: float
+    """Log size at which k is ``flops_factor``."""
     ratios: dict[str, float]
-    """Other columns of sizes to their median ratio to the size."""
-    constants: dict[str, object]
-    """Columns that hold one value in all runs."""
+    """Other columns of sizes to their ratio to the size, in the run of lowest loss."""
+    design: dict[str, object]
+    """All that is neither size, tokens, compute nor loss: the columns of the run of lowest loss."""
+    varied: tuple[str, ...]
+    """Columns of the design that differ between runs and that laws read."""
     log_sizes: tuple[float, float]
     """Smallest and largest."""
     log_flops: tuple[float, float]
     """Smallest and largest."""
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> "Ladder":
-        """Read it off a table of runs that :func:`complete` returned."""
+    def of(cls, frame: pl.DataFrame, column: str) -> "Ladder":
+        """Read it off a table of runs that :func:`complete` returned, with losses in ``column``."""
         sizes = _sizes(frame)
         flops = compute_of(frame)
         assert flops is not None, "a complete run has its compute"
         values = {name: frame[name].cast(pl.Float64).to_numpy() for name in (*sizes, "tokens")}
         size = values[sizes[0]]
-        known = {*values, "train_flops", "loss", "bpb"}
-        constants = {name: frame[name][0] for name in frame.columns if name not in known and _constant(frame[name])}
+        log_size, log_k = np.log(size), np.log(flops / (size * values["tokens"]))
+        middle = float(np.median(log_size))
+        centred = log_size - middle
+        slope = float(centred @ (log_k - log_k.mean()) / max(float(centred @ (centred - centred.mean())), 1e-9))
+        around = log_k - slope * centred
+        best = int(np.argmin(frame[column].cast(pl.Float64).to_numpy()))
+        known = {*values, "train_flops"}
+        design = {
+            name: frame[name][best]
+            for name in frame.columns
+            if name not in known and not LOSS.match(name) and _of_a_design(frame[name])
+        }
         return cls(
             size_column=sizes[0],
-            flops_factor=float(np.median(flops / (size * values["tokens"]))),
-            ratios={name: float(np.nanmedian(values[name] / size)) for name in sizes[1:]},
-            constants=constants,
-            log_sizes=(float(np.log(size.min())), float(np.log(size.max()))),
+            flops_factor=float(np.exp(np.median(around))),
+            flops_slope=slope,
+            flops_scatter=float(np.exp(np.subtract(*np.quantile(around, [0.95, 0.05])))),
+            middle=middle,
+            ratios={name: float(values[name][best] / size[best]) for name in sizes[1:]},
+            design=design,
+            varied=tuple(name for name in design if DESIGN.match(name) and frame[name].n_unique() > 1),
+            log_sizes=(float(log_size.min()), float(log_size.max())),
             log_flops=(float(np.log(flops.min())), float(np.log(flops.max()))),
         )
+
+    def notes(self) -> list[str]:
+        """Return sentences on what a split of compute means in this table."""
+        notes = []
+        if self.varied:
+            notes.append(
+                f"designs differ ({', '.join(self.varied)}): Approach 3 is asked about the design of the lowest loss, "
+                "Approaches 1 and 2 mix them"
+            )
+        if abs(self.flops_slope) > STEEP:
+            notes.append(
+                f"compute for each parameter and token goes as N^{self.flops_slope:.2f} in these runs, because N and "
+                "C do not count the same; exponents are for this C, those of C = 6 N D differ"
+            )
+        if self.flops_scatter > ROUGH:
+            notes.append(
+                f"C / (N D) differs by {self.flops_scatter:.2f} between runs of one size, so that C = k N D is rough"
+            )
+        return notes
+
+    def log_tokens(self, log_size: Array, log_flops: float) -> Array:
+        """Return the logarithm of the tokens that a compute leaves for each size."""
+        factor = np.log(self.flops_factor) + self.flops_slope * (log_size - self.middle)
+        return np.asarray(log_flops - factor - log_size)
 
     def models(self, log_size: Array, train_flops: float) -> pl.DataFrame:
         """Return models of these sizes (rows,), each with the tokens that the compute leaves."""
         size = np.exp(log_size)
         columns = {self.size_column: size, **{name: ratio * size for name, ratio in self.ratios.items()}}
-        columns["tokens"] = train_flops / (self.flops_factor * size)
+        columns["tokens"] = np.exp(self.log_tokens(log_size, np.log(train_flops)))
         columns["train_flops"] = np.full_like(size, train_flops)
-        return pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in self.constants.items()})
+        return pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in self.design.items()})
 
 
 def complete(frame: pl.DataFrame) -> pl.DataFrame:
@@ -117,8 +175,8 @@ def best_log_size(law: Law, theta: Array, ladder: Ladder, train_flops: Array) ->
     return best
 
 
-def _constant(column: pl.Series) -> bool:
-    """Whether a column that a law could read (a number or a name) is the same in all rows."""
-    return (
-        (column.dtype.is_numeric() or column.dtype == pl.String) and column.n_unique() == 1 and not column.has_nulls()
-    )
+def _of_a_design(column: pl.Series) -> bool:
+    """Whether a column is a number or a name in all rows, and no stock of tokens that goes with a run's own tokens."""
+    readable = column.dtype.is_numeric() or column.dtype == pl.String
+    own = column.name in OF_ONE_RUN and column.n_unique() > 1
+    return readable and not column.has_nulls() and not own

@@ -209,6 +209,46 @@ def test_columns_without_values_and_runs_without_tokens_are_passed_over() -> Non
     assert value(by_total.approaches[1].size_exponent.value) == pytest.approx(value(expected.size_exponent.value))
 
 
+def test_where_designs_differ_the_split_is_that_of_the_best_design_and_it_is_said() -> None:
+    law = get_law("fine_grained")
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {"n_total": 10 ** rng.uniform(8, 10, 120), "tokens": 10 ** rng.uniform(9, 11, 120)}
+    ).with_columns(granularity=pl.Series(rng.choice([1.0, 4.0, 16.0], 120)))
+    frame = frame.with_columns(train_flops=6 * pl.col("n_total") * pl.col("tokens"))
+    truth = dict(law.published["krajewski2024"])
+    frame = frame.with_columns(loss=pl.Series(law.predict(truth, law.variables(frame))))
+    found = compare_approaches(fit(law, frame, resamples=0, starts=32), frame, at=[1e22], resamples=0)
+    assert any("designs differ (granularity): Approach 3 is asked" in note for note in found.notes)
+    size = np.geomspace(1e8, 1e12, 20_001)
+    best = float(frame.sort("loss")["granularity"][0])
+    loss = law.predict(truth, {"N": size, "D": 1e22 / (6 * size), "G": np.full(len(size), best)})
+    assert value(found.approaches[2].splits[0].size.value) == pytest.approx(size[np.argmin(loss)], rel=5e-3)
+
+
+def test_compute_that_leaves_embeddings_out_is_a_power_of_the_size_in_all_approaches() -> None:
+    """C = 6 N D (N / 1e9)^0.2: less compute for each parameter of small models, as where embeddings cost nothing."""
+    frame = iso_flop(SYMMETRIC, sizes=15)
+    cost = 6 * (pl.col("n_active") / 1e9) ** 0.2
+    frame = frame.with_columns(tokens=pl.col("train_flops") / (cost * pl.col("n_active")))
+    frame = frame.with_columns(loss=pl.Series(LAW.predict(SYMMETRIC, LAW.variables(frame))))
+    size = np.geomspace(1e7, 1e12, 40_001)
+    best = []
+    for flops in (1e19, 1e21):
+        tokens = flops / (6 * (size / 1e9) ** 0.2 * size)
+        best.append(size[np.argmin(LAW.predict(SYMMETRIC, {"N": size, "D": tokens}))])
+    truth = np.log(best[1] / best[0]) / np.log(100)
+    assert abs(truth - 0.5) > 0.04
+    found = compare_approaches(fit(LAW, frame, resamples=0, starts=32), frame, at=[1e21], resamples=0)
+    assert found.notes[0].startswith("compute for each parameter and token goes as N^0.20 in these runs")
+    _, parabola, law = found.approaches
+    assert value(law.size_exponent.value) == pytest.approx(truth, abs=1e-3)
+    assert value(law.tokens_exponent.value) == pytest.approx(1 - 1.2 * truth, abs=1e-3)
+    assert value(law.splits[0].size.value) == pytest.approx(best[1], rel=5e-3)
+    assert value(parabola.size_exponent.value) == pytest.approx(truth, abs=0.01)
+    assert abs(value(parabola.size_exponent_bias.value)) < 0.01
+
+
 def test_any_law_of_sizes_and_tokens_is_an_approach_3() -> None:
     frame = iso_flop(SYMMETRIC)
     kaplan = compare_approaches(fit(get_law("kaplan"), frame, resamples=0, starts=16), frame).approaches[2]
