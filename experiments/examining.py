@@ -11,9 +11,11 @@ from moe_search.scaling.approaches import Approaches, compare_approaches
 from moe_search.scaling.extrapolation import compute_of
 from moe_search.scaling.fit import complete_runs, usable_runs
 from moe_search.scaling.fitted import Fit
+from moe_search.scaling.law import Array
+from moe_search.scaling.report.runs_view import dense_runs
 from moe_search.scaling.rolling import Rolling, roll
 from moe_search.scaling.sensitivity import Sensitivity, sensitivity
-from moe_search.scaling.speedup import Side, Speedup, at_its_ratio, speedup
+from moe_search.scaling.speedup import Path, Side, Speedup, at_its_ratio, speedup
 from moe_search.spaces.errors import InvalidInputError
 
 FURTHER = 10.0
@@ -123,6 +125,8 @@ def three_approaches(frame: pl.DataFrame, fits: Sequence[Fit], *, cluster: str |
         flops = compute_of(usable)
         if flops is None:
             continue
+        if "tokens" in usable.columns and usable["tokens"].n_unique() < 2:
+            raise InvalidInputError("all runs were trained on the same number of tokens, and say nothing about it")
         at = [*np.geomspace(flops.min(), flops.max(), SPLITS), FURTHER * flops.max()]
         try:
             return compare_approaches(fitted, frame, at=at, cluster=cluster, resamples=SPLIT_RESAMPLES, seed=seed)
@@ -135,8 +139,8 @@ def routed_speedup(usable: pl.DataFrame, fits: Sequence[Fit], *, seed: int) -> S
     """Return how much less compute the best routed design needs than a dense model of its size and tokens.
 
     The designs are runs: the routed one of least loss at the largest size and its longest horizon, and the dense one
-    that is nearest to it in size and tokens. Each keeps its tokens a parameter. The law is the first that tells them
-    apart.
+    that is nearest to it in size and tokens. Each keeps its tokens a parameter, or, where all runs had the same tokens,
+    those. The law is the first that tells them apart.
 
     Raises:
         InvalidInputError: there are no dense or no routed runs, or no law tells them apart.
@@ -144,11 +148,12 @@ def routed_speedup(usable: pl.DataFrame, fits: Sequence[Fit], *, seed: int) -> S
     size = next((name for name in ACTIVE if name in usable.columns), None)
     if size is None or "tokens" not in usable.columns or compute_of(usable) is None:
         raise InvalidInputError("the table lacks sizes, tokens or training compute")
-    dense = _dense(usable)
+    dense = dense_runs(usable)
     if not dense.any() or dense.all():
         raise InvalidInputError("it compares dense runs with routed ones, and the table has one kind only")
     column = fits[0].objective_column
     top = usable.filter(~dense).sort([size, "tokens", column], descending=[True, True, False]).head(1)
+    path = at_its_ratio if usable["tokens"].n_unique() > 1 else at_its_tokens
     far = sum((pl.col(name).cast(pl.Float64) / float(top[name][0])).log().abs() for name in (size, "tokens"))
     near = usable.filter(dense).sort(far, column).head(1)
     for fitted in fits:
@@ -158,21 +163,28 @@ def routed_speedup(usable: pl.DataFrame, fits: Sequence[Fit], *, seed: int) -> S
         for name, run, rows in (("dense", near, dense), ("routed", top, ~dense)):
             flops = compute_of(complete_runs(fitted.law, usable.filter(rows))[0])
             assert flops is not None, "sizes and tokens, or the compute itself, are there"
-            sides.append(Side(name, fitted, at_its_ratio(run), (float(flops.min()), float(flops.max()))))
+            sides.append(Side(name, fitted, path(run), (float(flops.min()), float(flops.max()))))
         return speedup(sides[0], sides[1], seed=seed)
     raise InvalidInputError("no law that was fitted tells a routed model from a dense one")
 
 
-def _dense(usable: pl.DataFrame) -> pl.Series:
-    """Which runs (rows,) have no routed layer; all where the table cannot tell."""
-    dense = pl.lit(value=True)
-    if "n_moe_layers" in usable.columns:
-        dense = pl.col("n_moe_layers") == 0
-    elif "expansion" in usable.columns:
-        dense = pl.col("expansion") == 1
-    elif {"n_total", "n_active"} <= set(usable.columns):
-        dense = pl.col("n_total") == pl.col("n_active")
-    return usable.with_columns(dense=dense.fill_null(value=False))["dense"]
+def at_its_tokens(run: pl.DataFrame) -> Path:
+    """Return the path of a design whose sizes grow with compute while its tokens stay.
+
+    Args:
+        run: one row of a runs table with its compute.
+    """
+    flops = compute_of(run)
+    assert flops is not None, "asked of runs that have it"
+    grown = [name for name in SIZES if name in run.columns]
+
+    def path(train_flops: Array) -> pl.DataFrame:
+        factor = pl.Series(train_flops / flops[0])
+        rows = run.select(pl.all().repeat_by(len(train_flops)).explode())
+        sizes = (pl.col(name).cast(pl.Float64) * factor for name in grown)
+        return rows.with_columns(*sizes, train_flops=pl.Series(train_flops))
+
+    return path
 
 
 def _tells_apart(fitted: Fit, dense: pl.DataFrame, routed: pl.DataFrame) -> bool:

@@ -27,6 +27,8 @@ from moe_search.search.status import summarise
 from moe_search.search.trial import Row
 from moe_search.spaces.errors import InvalidInputError
 
+COUNTED = "forward and backward of the whole run, with attention, router and unembedding"
+"""What the training FLOPs of a campaign are."""
 PACKAGES = ("torch", "pytorch-lightning", "optuna", "botorch", "polars", "numpy")
 
 
@@ -55,7 +57,7 @@ def report_input(
         fits=fits.final,
         comparison=fits.comparison,
         refused=fits.refused,
-        settings=Settings(cluster=TRIAL),
+        settings=Settings(cluster=TRIAL, flops=COUNTED),
         sensitivity=examined.sensitivity,
         rolling=examined.rolling,
         approaches=examined.approaches,
@@ -130,7 +132,8 @@ def write_report(path: Path, data: ReportInput) -> tuple[Path, Path, Path]:
 
 def command_line() -> str:
     """Return the command that is running, as a shell would read it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return shlex.join(["moe-search" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def file_hash(path: Path) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from moe_search.scaling.approaches import Approach
 from moe_search.scaling.fitted import Estimate
 from moe_search.scaling.report.contents import ReportInput
-from moe_search.scaling.report.numbers import count, fixed, interval, power, quantity, signed
+from moe_search.scaling.report.numbers import count, fixed, interval, listed, power, quantity, signed
 from moe_search.scaling.report.tables import Cell, Column, Table, figure_cell, plain
 
 
@@ -23,18 +23,16 @@ def approaches_table(data: ReportInput) -> Table | None:
         Column("b in D ~ C^b", "95 % interval", numeric=True),
         Column(f"N at {power(largest)} FLOPs", "parameters", numeric=True),
         Column(f"N at {power(further)} FLOPs", "parameters", numeric=True),
-        Column(f"D at {power(further)} FLOPs", "tokens", numeric=True),
     ]
     rows = [
         [
-            Cell(f"{one.number}: {one.name}", wrap=True, small=_groups(one)),
+            Cell(f"{one.number}: {one.name}", wrap=True),
             _exponent(one.size_exponent),
             figure_cell(signed(one.size_exponent_bias.value)),
             figure_cell(fixed(one.size_exponent_less_bias)),
             _exponent(one.tokens_exponent),
             _amount(one.splits[-2].size),
             _amount(one.splits[-1].size),
-            _amount(one.splits[-1].tokens),
         ]
         for one in found.approaches
     ]
@@ -45,8 +43,9 @@ def exponents(data: ReportInput) -> str:
     """Return the three exponents in words, for the points; empty where there are none."""
     if isinstance(data.approaches, str):
         return ""
-    values = ", ".join(fixed(one.size_exponent.value) for one in data.approaches.approaches)
-    return f"the best size grows as compute to the power {values} by Approach 1, 2, 3"
+    known = [one for one in data.approaches.approaches if one.size_exponent.value is not None]
+    values = [f"{fixed(one.size_exponent.value)} (Approach {one.number})" for one in known]
+    return f"the best size grows as compute to the power {listed(values)}" if known else ""
 
 
 def with_interval(estimate: Estimate) -> str:
@@ -65,10 +64,10 @@ def _amount(estimate: Estimate) -> Cell:
     return Cell(quantity(estimate.value), numeric=True, small=span)
 
 
-def _groups(one: Approach) -> str:
-    """``6 of 9 groups used; 2: fewer than 4 runs``; Approach 3 has none."""
+def groups_used(one: Approach) -> str:
+    """Return ``6 of 9 groups used; 2: fewer than 4 runs``; empty for Approach 3, which has none."""
     if not one.groups:
-        return "all runs at once"
+        return ""
     left = Counter(group.reason for group in one.groups if not group.used)
     used = f"{sum(group.used for group in one.groups)} of {count(len(one.groups), 'group')} used"
     return "; ".join([used, *(f"{number}: {reason}" for reason, number in left.most_common())])

@@ -43,6 +43,8 @@ class Settings:
     """Where the Huber loss turns linear, in log loss."""
     cluster: str | None = None
     """The resampling unit, a Polars SQL expression; None: one row."""
+    flops: str = "as the table counts them"
+    """What the training FLOPs are."""
 
 
 @dataclass(frozen=True)

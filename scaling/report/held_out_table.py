@@ -49,8 +49,8 @@ def stack_sentence(data: ReportInput) -> str:
         for fit, weight in zip(stack.fits, stack.weights, strict=True)
     ]
     return (
-        "No law wins: those whose interval holds zero cannot be told from the first. Their stack is a mixture of their "
-        f"predictions, weighted by how well each predicted the runs above the cuts below: {listed(shares, 12)}."
+        "No law wins: those that are tied err by no more than chance may beyond the first. Their stack is a mixture of "
+        f"their predictions, weighted by how well each predicted the runs above the cuts below: {listed(shares, 12)}."
     )
 
 

@@ -13,6 +13,8 @@ THIN = "\u202f"
 NO_BREAK = "\u00a0"
 MINUS = "\u2212"
 
+SHORT = 5
+"""Digits of somebody else's number that are left as they are."""
 _STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e5, "M"), (9.99e3, "k"))
 _MEANING = {"P": 1e15, "T": 1e12, "B": 1e9, "M": 1e6, "k": 1e3}
 
@@ -124,6 +126,9 @@ def tidy(text: str) -> str:
 
     def rewrite(found: re.Match[str]) -> str:
         value = float(found[0])
+        mantissa, _, exponent = found[0].partition("e")
+        if exponent and len(mantissa.replace(".", "")) <= SHORT:
+            return f"{mantissa}e{int(exponent)}"
         return power(value) if "e" in found[0] or value >= 1e6 else found[0]
 
     text = re.sub(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)", rewrite, text.strip())

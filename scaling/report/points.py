@@ -142,7 +142,7 @@ def _region(data: ReportInput) -> str:
 
 
 def _reproducible(data: ReportInput) -> str:
-    known = [name for name in ("seed", "versions", "sha256 of the table", "text") if name in data.provenance]
-    if "command line" in data.provenance:
-        known.append("command line")
+    names = {name.lower() for name in data.provenance}
+    wanted = ("seed", "versions", "sha256 of the table", "text", "data hash", "command line")
+    known = [name for name in wanted if name in names]
     return f"recorded: {listed(known)}" if known else "what made this report was not recorded"

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from moe_search.scaling.report import decision, law_tables, numbers, tables
-from moe_search.scaling.report.approaches_table import approaches_table
+from moe_search.scaling.report.approaches_table import approaches_table, groups_used
 from moe_search.scaling.report.choice_table import near_optimal
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import figures
@@ -30,7 +30,7 @@ from moe_search.scaling.report.points import points
 from moe_search.scaling.report.rolling_table import rolling_table
 from moe_search.scaling.report.runs_view import SIZE_COLUMNS
 from moe_search.scaling.report.sections import SECTIONS
-from moe_search.scaling.report.sensitivity_table import sensitivity_table
+from moe_search.scaling.report.sensitivity_table import LARGE, sensitivity_table
 from moe_search.scaling.report.theme import style_axes
 
 
@@ -80,8 +80,10 @@ def render_report(data: ReportInput) -> str:
             points=points(data),
             shown=shown,
             sensitivities=sensitivity_table(data),
+            large=f"{LARGE:g}",
             rolling=rolling_table(data),
             approaches=approaches_table(data),
+            groups_used=groups_used,
             size_words=SIZE_COLUMNS,
             left_out=left_out(data),
             counted=counted(data),
@@ -124,7 +126,7 @@ def _draw(data: ReportInput) -> tuple[dict[str, Chapter], dict[str, object]]:
 def _has_text(section: str, data: ReportInput) -> bool:
     """Whether a section has text or tables even without figures."""
     match section:
-        case "neighbours":
+        case "answer" | "neighbours":
             return data.recommendation is not None
         case "heldout":
             return bool(data.held_out) or not isinstance(data.rolling, str)
@@ -132,7 +134,7 @@ def _has_text(section: str, data: ReportInput) -> bool:
             return not isinstance(data.approaches, str)
         case "checklist":
             return bool(data.laws)
-    return section in ("answer", "points", "sensitivity", "budget", "runs", "provenance")
+    return section in ("points", "sensitivity", "budget", "runs", "provenance")
 
 
 @cache

@@ -17,9 +17,11 @@ def rolling_table(data: ReportInput) -> Table | None:
         Column("largest run beyond", "decades of compute", numeric=True),
         Column("mean error", "%", numeric=True),
         Column("signed error", "%", numeric=True),
-        Column("in 80 %", numeric=True),
-        Column("in 95 %", numeric=True),
+        Column("in 80 %", "of runs", numeric=True),
+        Column("in 95 %", "of runs", numeric=True),
     ]
+    order = [fit.law.name for fit in data.laws]
+    scores = sorted(data.rolling.scores, key=lambda one: order.index(one.law) if one.law in order else len(order))
     rows = [
         [
             Cell(score.law.replace("_", " ")),
@@ -32,6 +34,6 @@ def rolling_table(data: ReportInput) -> Table | None:
             figure_cell(percent(score.coverage_80)),
             figure_cell(percent(score.coverage_95)),
         ]
-        for score in data.rolling.scores
+        for score in scores
     ]
     return plain(head, rows)

@@ -178,8 +178,9 @@ class RunsView:
         if self.has("router"):
             routers = self.usable["router"].fill_null("").to_list()
             kinds[[router in ("random", "hash") for router in routers]] = "random router"
-        if self.has("n_moe_layers"):
-            kinds[self.usable["n_moe_layers"].fill_null(-1).to_numpy() == 0] = "dense"
+        dense = dense_runs(self.usable).to_numpy()
+        if not dense.all():  # else a table of dense models, which are not each other's controls
+            kinds[dense] = "dense"
         return kinds
 
     @cached_property
@@ -211,6 +212,18 @@ class RunsView:
     def descriptions(self) -> list[str]:
         """(usable,) the full design of each run, in the little HTML that plotly understands."""
         return [describe(row, self.objective) for row in self.usable.iter_rows(named=True)]
+
+
+def dense_runs(frame: pl.DataFrame) -> pl.Series:
+    """Return which runs (rows,) have no routed layer; none where the table does not say."""
+    dense = pl.lit(value=False)
+    if "n_moe_layers" in frame.columns:
+        dense = pl.col("n_moe_layers") == 0
+    elif "expansion" in frame.columns:
+        dense = pl.col("expansion") == 1
+    elif {"n_total", "n_active"} <= set(frame.columns):
+        dense = pl.col("n_total") == pl.col("n_active")
+    return frame.with_columns(dense=dense.fill_null(value=False))["dense"]
 
 
 def describe(row: dict[str, object], objective: Objective) -> str:

@@ -68,15 +68,15 @@ def figure_cell(text: str, value: float | None = None, *, share: float | None = 
 
 Format = Callable[[float | None], str]
 NUMBERS: tuple[tuple[str, str, str, Format], ...] = (
-    ("n_active", "active", "with embeddings", quantity),
-    ("n_total", "total", "with embeddings", quantity),
-    ("n_active_non_embedding", "active", "without", quantity),
-    ("n_total_non_embedding", "total", "without", quantity),
+    ("n_active", "active N", "with embeddings", quantity),
+    ("n_total", "total N", "with embeddings", quantity),
+    ("n_active_non_embedding", "active N", "no embeddings", quantity),
+    ("n_total_non_embedding", "total N", "no embeddings", quantity),
     ("tokens", "tokens", "", quantity),
     ("train_flops", "training", "FLOPs", power),
-    ("granularity", "G", "", number),
-    ("activation_ratio", "A", "", number),
-    ("expansion", "expansion", "", number),
+    ("granularity", "G", "granularity", number),
+    ("activation_ratio", "A", "activation ratio", number),
+    ("expansion", "expansion", "total/active", number),
     ("n_experts", "experts", "per layer", number),
     ("top_k", "top-k", "", number),
     ("n_shared_experts", "shared", "experts", number),
@@ -89,7 +89,7 @@ NUMBERS: tuple[tuple[str, str, str, Format], ...] = (
     ("wall_seconds", "time", "", duration),
 )
 """Numeric columns of a runs table: name, title, unit, how it is written."""
-HIDDEN = ("n_total_non_embedding", "expansion", "batch_tokens")
+HIDDEN = ("n_total_non_embedding", "batch_tokens")
 """Columns that have a range but would only widen the table of all runs."""
 _Cells = tuple[Column, Callable[[dict[str, Any]], Cell]]
 

@@ -58,7 +58,7 @@ def _law(fit: Fit) -> Plot:
         "parameters). Near one or minus one, two parameters have a value only together. Condition number of the fit "
         f"{number(fit.condition_number)}."
     )
-    return Plot(figure, f"Correlation of the estimates of {law}", caption, half=True)
+    return Plot(figure, f"Correlation of the estimates of {law}", caption, half=len(names) <= LABELLED)
 
 
 FIGURE = Figure(section="estimates", rank=0, draw=draw)

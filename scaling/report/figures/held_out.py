@@ -29,7 +29,7 @@ def draw(data: ReportInput) -> list[Plot] | str:
         horizontal_spacing=0.03,
         subplot_titles=[f"{name}<br>error {percent(holdout.mape / 100, 2)}" for name, holdout in judged],
     )
-    figure.update_layout(blank(400, legend=False).layout, margin={"t": 52})
+    figure.update_layout(blank(424, legend=False).layout, margin={"t": 76})
     figure.update_annotations(font={"size": 13})
     rows = [row for _, holdout in judged for row in holdout.predictions]
     left, right = _padded([row["observed"] for row in rows], 0.15)

@@ -12,9 +12,10 @@ from moe_search.scaling.fitted import Estimate, Fit
 from moe_search.scaling.law import Parameter
 from moe_search.scaling.profiles import Profile
 from moe_search.scaling.report.contents import ReportInput
-from moe_search.scaling.report.equation import LETTERS, short
+from moe_search.scaling.report.equation import short
 from moe_search.scaling.report.figures import Figure, Plot
-from moe_search.scaling.report.numbers import count, number, ticks
+from moe_search.scaling.report.law_tables import shown_profiles
+from moe_search.scaling.report.numbers import number, ticks
 from moe_search.scaling.report.theme import DATA, INK, MUTED, band, blank
 
 MOST = 4
@@ -32,11 +33,12 @@ def draw(data: ReportInput) -> list[Plot] | str:
     """Small panels, one figure a law; the likelihood ratio over the values of each parameter."""
     if not data.laws:
         return "No law was fitted, so there is no likelihood to profile."
-    return [_law(fit) for fit in data.laws[:MOST] if fit.profiles] or "The likelihood of the fits was not profiled."
+    drawn = [_law(fit) for fit in data.laws[:MOST] if shown_profiles(fit)]
+    return drawn or "The likelihood of the fits was not profiled, or all their parameters are withheld."
 
 
 def _law(fit: Fit) -> Plot:
-    profiles = fit.profiles
+    profiles = shown_profiles(fit)
     height = -(-len(profiles) // COLUMNS)
     figure = make_subplots(
         rows=height, cols=COLUMNS, shared_yaxes="all", horizontal_spacing=0.035, vertical_spacing=0.34 / height
@@ -57,13 +59,12 @@ def _law(fit: Fit) -> Plot:
         "that of the resamples, as far as the panel shows; the line in it is the estimate. A parabola: a parameter "
         "that the runs determine. A flat curve, or one that leaves at a bound: one that they leave open."
     )
-    open_ends = [LETTERS.get(one.name, one.name) for one in profiles if one.low is None or one.high is None]
+    open_ends = [one.name for one in profiles if one.low is None or one.high is None]
     if open_ends:
         caption += f" Without an end on some side: {', '.join(open_ends)}."
-    withheld = sum(estimate.value is None for estimate in fit.parameters.values())
+    withheld = [name for name, estimate in fit.parameters.items() if estimate.value is None]
     if withheld:
-        words = "is withheld: its curve shows" if withheld == 1 else "are withheld: their curves show"
-        caption += f" {count(withheld, 'parameter')} without a band {words} what the weak prior leaves of it."
+        caption += f" Not drawn, because withheld: {', '.join(withheld)}."
     return Plot(figure, f"Profile likelihood of {law}", caption)
 
 
@@ -81,15 +82,14 @@ def _panel(figure: go.Figure, one: Profile, parameter: Parameter, estimate: Esti
         hoverinfo="skip",
         **place,
     )
-    if estimate.value is not None:
-        figure.add_scatter(
-            x=[estimate.value] * 2,
-            y=[0, top],
-            mode="lines",
-            line={"color": DATA, "width": 1},
-            hoverinfo="skip",
-            **place,
-        )
+    figure.add_scatter(
+        x=[estimate.value] * 2,
+        y=[0, top],
+        mode="lines",
+        line={"color": DATA, "width": 1},
+        hoverinfo="skip",
+        **place,
+    )
     name = short(one.name)
     figure.add_scatter(
         x=x,

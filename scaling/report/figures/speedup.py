@@ -2,7 +2,7 @@
 
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import Figure, Plot
-from moe_search.scaling.report.numbers import number, percent, power, sentence
+from moe_search.scaling.report.numbers import number, percent, power, sentence, ticks
 from moe_search.scaling.report.theme import DATA, MUTED, band, blank, flops_axis
 from moe_search.scaling.speedup import Speedup, SpeedupPoint
 
@@ -39,13 +39,22 @@ def draw(data: ReportInput) -> list[Plot] | str:
     figure.add_hline(y=1, line={"color": MUTED, "width": 1, "dash": "dot"})
     flops = [point.train_flops for point in points]
     figure.update_xaxes(**flops_axis(flops, f"training FLOPs of the {found.reference} model"))
-    figure.update_yaxes(title_text="speedup (ratio of training FLOPs)", type="log", nticks=6)
+    drawn = [end for p in points for end in (p.speedup, p.low_95, p.high_95, 1.0) if end]
+    positions, labels = ticks(min(drawn) / 1.1, max(drawn) * 1.1, most=8, write=number)
+    figure.update_yaxes(
+        title_text="speedup (ratio of training FLOPs)",
+        type="log",
+        tickmode="array",
+        tickvals=positions,
+        ticktext=labels,
+    )
     law = found.laws[0].replace("_", " ")
+    kept = "each at its own tokens a parameter" if data.view.has("tokens", vary=True) else "at the tokens of all runs"
     caption = (
         f"By the law {law}: the training FLOPs of the {found.reference} model over those that the {found.other} one "
         "needs for the same loss; 2 means that half the compute is enough, below 1 that more is needed. They are the "
         f"best {found.other} run at the largest size and the {found.reference} run nearest to it in active size and "
-        "tokens, each at its own tokens a parameter. Hollow: outside the compute of the runs of at least one of them. "
+        f"tokens, {kept}. Hollow: outside the compute of the runs of at least one of them. "
     )
     title = f"Compute of a {found.reference} model over that of a {found.other} one of equal loss"
     return [Plot(figure, title, caption + _notes(found))]

@@ -21,8 +21,10 @@ def test_every_law_of_the_library_is_typeset_with_all_its_parameters(name: str) 
     letters = typeset(law.equation)
     assert letters is not None, law.equation
     numbers = typeset(law.equation, {parameter.name: 0.7 for parameter in law.parameters})
-    assert numbers is not None
-    assert words(letters) != words(numbers)
+    if numbers is None:
+        assert all(f"{name}_" in law.equation for name in law.names), "what stands for one domain of many has no number"
+    else:
+        assert words(letters) != words(numbers)
 
 
 def test_letters_and_numbers_of_chinchilla() -> None:

@@ -121,3 +121,8 @@ def test_ticks_lie_inside_and_are_few(low: float, factor: float) -> None:
 )
 def test_sentences_from_elsewhere_are_tidied(text: str, tidied: str) -> None:
     assert numbers.sentence(text) == tidied
+
+
+def test_other_peoples_numbers_are_shortened_only_where_they_are_long() -> None:
+    assert numbers.tidy("objective 8.5688e-05, above 3.1533264e+21") == "objective 8.5688e-5, above 3.2e21"
+    assert numbers.tidy("train_flops > 5.1e+20") == "train_flops > 5.1e20"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_search.scaling.report.runs_view import BITS_PER_BYTE, NATS_PER_TOKEN, RunsView, describe, group
+from moe_search.scaling.report.runs_view import BITS_PER_BYTE, NATS_PER_TOKEN, RunsView, dense_runs, describe, group
 
 
 def test_rungs_are_found_in_spite_of_scatter() -> None:
@@ -67,3 +67,17 @@ def test_hover_escapes_what_comes_from_outside() -> None:
     assert "<img" not in text
     assert "<b onclick" not in text
     assert "1.250" in text
+
+
+def test_dense_runs_are_known_by_what_the_table_has() -> None:
+    moe, expansion = {"n_moe_layers": [0, 4, None]}, {"expansion": [1.0, 8.0, None]}
+    sizes = {"n_active": [10, 10], "n_total": [10, 80]}
+    assert dense_runs(pl.DataFrame(moe)).to_list() == [True, False, False]
+    assert dense_runs(pl.DataFrame(expansion)).to_list() == [True, False, False]
+    assert dense_runs(pl.DataFrame(sizes)).to_list() == [True, False]
+    assert dense_runs(pl.DataFrame({"loss": [1.0]})).to_list() == [False]
+
+
+def test_dense_models_alone_are_no_controls() -> None:
+    frame = pl.DataFrame({"n_active": [10, 20], "n_total": [10, 20], "tokens": [5, 5], "loss": [3.0, 2.0]})
+    assert RunsView(frame).kinds.tolist() == ["searched", "searched"]
