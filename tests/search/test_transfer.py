@@ -62,7 +62,8 @@ def test_leaving_out_is_refitting_without() -> None:
         keep = torch.arange(64) != i
         point = torch.from_numpy(found.hyperparameters)
         x, s, y = found._x, found._s, found._y
-        k = found._kernel(point, x[keep], s[keep], x[keep], s[keep]) + torch.diag(found.noise_variance[s[keep]] + NUGGET)
+        noise = torch.diag(found.noise_variance[s[keep]] + NUGGET)
+        k = found._kernel(point, x[keep], s[keep], x[keep], s[keep]) + noise
         cross = found._kernel(point, x[i : i + 1], s[i : i + 1], x[keep], s[keep])
         mean = (cross @ torch.linalg.solve(k, y[keep])).item()
         own = found._kernel(point, x[i : i + 1], s[i : i + 1], x[i : i + 1], s[i : i + 1])

@@ -60,13 +60,25 @@ def test_a_summary_averages_those_who_found_it(recorded: Recorded) -> None:
     assert nobody.mean_cost is None
 
 
-@pytest.mark.parametrize("name", policy_names())
+SLOW = {"mfkg"}
+
+
+@pytest.mark.parametrize("name", sorted(set(policy_names()) - SLOW))
 def test_every_policy_plays_by_the_rules_and_finds_it_in_the_end(recorded: Recorded, name: str) -> None:
     table = recorded(designs=24)
     summary, traces = replay(table, get_policy(name), seeds=2, budget=60, threshold=0.1)
     assert summary.reached == 1.0
     again = play(table, get_policy(name)(), seed=1, budget=60, threshold=0.1)
     assert (again.cost, again.regret) == (traces[1].cost, traces[1].regret)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_slow_policies_play_by_the_rules_too(recorded: Recorded, name: str) -> None:
+    traces = [play(recorded(designs=24), get_policy(name)(), seed=1, budget=3.0055, threshold=0.0) for _ in range(2)]
+    assert traces[0].cost == traces[1].cost
+    assert traces[0].fidelity == traces[1].fidelity
+    assert traces[0].suggestions > 5  # the first ones are random
 
 
 def test_the_budget_ends_a_replay(recorded: Recorded) -> None:
