@@ -6,6 +6,8 @@ import numpy as np
 
 from moe_search.scaling.law import Array
 
+LARGEST = np.finfo(np.float64).max
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -19,8 +21,9 @@ class Prediction:
     def interval(self, level: float) -> tuple[Array, Array]:
         """Return the central interval that holds ``level`` of the draws: low and high, each (rows,)."""
         tail = (1 - level) / 2
-        low, high = np.quantile(self.draws, [tail, 1 - tail], axis=1)
-        return low, high
+        finite = np.minimum(self.draws, LARGEST)  # between two infinite draws there is no number to interpolate to
+        low, high = np.quantile(finite, [tail, 1 - tail], axis=1)
+        return np.where(low < LARGEST, low, np.inf), np.where(high < LARGEST, high, np.inf)
 
     @property
     def low95(self) -> Array:
