@@ -21,6 +21,7 @@ from moe_search.experiments.spec.document import parse_value
 from moe_search.proxies.corpus.manifest import Manifest
 from moe_search.scaling.recommendation import Choice, Recommendation
 from moe_search.scaling.runs import PER_DOMAIN, SCHEMA
+from moe_search.search.replay.policies import policy_names
 from moe_search.search.status import Status
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.knobs import Choices, Range
@@ -124,6 +125,11 @@ def test_the_names_in_json_are_documented(
         return json.loads(capsys.readouterr().out)
 
     fits = printed("fit", "runs.csv", "--law", "chinchilla", "--resamples", "20", "-o", "fit.json", *mapping)
+    (folder / "replayed").mkdir()
+    for block in blocks("how-to/replay.md"):
+        if block.file:
+            (folder / "replayed" / block.file).write_text(block.text)
+    replayed = printed("replay", "replayed/task.yaml", "--policy", "random", "--seeds", "2")
     known = {
         "count": set(printed("count", "Mixtral-8x7B")),
         "plan": set(printed("plan", "mine/campaign.yaml")),
@@ -138,14 +144,22 @@ def test_the_names_in_json_are_documented(
                 *("--repeats", "1", "--only", "grouped"),
             )
         ),
+        "replay": set(replayed),
         "recommend": set(printed("recommend", "fit.json", "--train-flops", "1e21")),
     }
     documented = rows(docs / "reference" / "cli.md")
     assert {verb: set(re.findall(r"`(\w+)`", documented[verb][1])) for verb in known} == known
     assert set(documented) == set(known)
     text = (docs / "reference" / "cli.md").read_text()
-    for name in (*Choice.model_fields, *Recommendation.model_fields):
+    for name in (*Choice.model_fields, *Recommendation.model_fields, *replayed["policies"]["random"]):
         assert f"`{name}`" in text, name
+
+
+def test_every_policy_of_a_replay_is_documented(docs: Path) -> None:
+    text = (docs / "how-to" / "replay.md").read_text()
+    table = text[text.index("## Policies") :]
+    shown = [re.findall(r"`(\w+)`", line.split(" | ")[0]) for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for names in shown for name in names) == sorted(policy_names())
 
 
 def constant(name: str) -> tuple[float, ...]:
@@ -160,7 +174,7 @@ def constant(name: str) -> tuple[float, ...]:
 
 
 def test_the_constants_of_the_policy_are_as_documented(docs: Path) -> None:
-    documented = rows(docs / "reference" / "how-it-decides.md")
+    documented = {name: cells for name, cells in rows(docs / "reference" / "how-it-decides.md").items() if "." in name}
     assert len(documented) > 15
     for name, (shown,) in documented.items():
         assert tuple(float(number) for number in shown.strip("| ").split(", ")) == constant(name), name
