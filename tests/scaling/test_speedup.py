@@ -47,7 +47,7 @@ def compared(frame: pl.DataFrame, law: str = "compute", **options: object) -> Sp
     return speedup_of_groups(get_law(law), frame, "kind = 'dense'", "kind = 'moe'", **options)  # type: ignore[arg-type]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.2, 8.0))
 def test_a_design_with_so_many_times_the_compute_has_that_speedup_everywhere(faster: float) -> None:
     found = compared(runs(moe(faster=faster)))
