@@ -51,6 +51,9 @@ from moe_search.scaling.saturation import saturate
 
 N0, D0, S0 = 1e6, 1e8, 64.0
 """Reference active parameters without embeddings, tokens, and d_model / n_layers."""
+WIDTH = ("d_model", "hidden_size", "n_embd")
+DEPTH = ("n_layers", "num_hidden_layers", "num_layers", "num_blocks", "n_layer")
+"""Names of d_model and n_layers, ours first; without them the law is misled where shapes change with size."""
 MIXTURE = 17
 """Place of the first parameter of M."""
 LEAST_FACTOR = 0.05
@@ -93,7 +96,7 @@ class Joint(Law):
     convention = (
         "N: active parameters without embeddings (n_active where a table has no other); D: tokens; X: expansion; "
         "G: granularity against an FFN of (8/3) d_model; U: unique tokens (unique_tokens, else from epochs, else D); "
-        "S: d_model / n_layers (64 where a table has no shapes); w: mixture weights over the uniform weight"
+        "S: d_model / n_layers, also under usual names of others (64 where a table has no shapes); w: mixture weights over the uniform weight"
     )
     regularised = True
     _beside_the_mixture = (
@@ -151,8 +154,8 @@ class Joint(Law):
         """
         tokens = positive(frame, "tokens", law=self.name)
         shape = np.full(frame.height, S0)
-        if {"d_model", "n_layers"} <= set(frame.columns):
-            shape = positive(frame, "d_model", law=self.name) / positive(frame, "n_layers", law=self.name)
+        if set(WIDTH) & set(frame.columns) and set(DEPTH) & set(frame.columns):
+            shape = positive(frame, *WIDTH, law=self.name) / positive(frame, *DEPTH, law=self.name)
         return {
             "N": positive(frame, "n_active_non_embedding", "n_active", "n_total", law=self.name),
             "D": tokens,

@@ -188,6 +188,13 @@ def test_wide_shapes_repetition_and_narrow_mixtures_cost_something() -> None:
     assert np.ptp(LAW.predict(CENTER | {"b": 0.001}, mixtures)) < 0.001
 
 
+@pytest.mark.parametrize(("width", "depth"), [("d_model", "n_layers"), ("hidden_size", "num_hidden_layers")])
+def test_shapes_are_read_under_their_usual_names(width: str, depth: str) -> None:
+    frame = pl.DataFrame({"n_active": [1e7, 1e8], "tokens": [1e9, 1e9], width: [512, 1024], depth: [4, 8]})
+    np.testing.assert_array_equal(LAW.variables(frame)["S"][:, 0], [128.0, 128.0])
+    np.testing.assert_array_equal(LAW.variables(frame.drop(depth))["S"][:, 0], [64.0, 64.0])
+
+
 def test_sixty_proxy_runs_are_fitted_in_well_under_a_second() -> None:
     """The law's prior keeps every parameter where 60 runs say nothing, and what they say has an interval."""
     rng = np.random.default_rng(0)

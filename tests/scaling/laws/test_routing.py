@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from moe_search.scaling.calibration import widen
 from moe_search.scaling.fit import fit
 from moe_search.scaling.laws import get_law
 
@@ -58,20 +59,35 @@ def test_routing_stops_helping_where_the_paper_says() -> None:
     assert cutoffs["clark2022_s_base"] > 4 * cutoffs["clark2022_rl_r"]
 
 
+def test_joint_predicts_the_largest_size_whoever_names_the_depth(final_losses: FinalLosses) -> None:
+    errors = []
+    for router in ROUTERS:
+        frame = final_losses(router, dense=True).drop("n_layers")  # num_blocks is left
+        result = fit(get_law("joint"), frame, resamples=0, holdout=LARGEST, starts=8)
+        assert result.holdout is not None
+        errors.append(result.holdout.mape)
+    assert max(errors) < 0.75
+    assert np.mean(errors) < 0.6
+
+
+@pytest.mark.slow
 def test_joint_predicts_the_largest_size_from_all_smaller_ones(final_losses: FinalLosses) -> None:
-    """Measured: 0.69 % S-Base, 0.43 % Hash, 0.57 % RL-R; the dense runs are runs with one expert."""
+    """Measured: 0.69 % S-Base, 0.43 % Hash, 0.56 % RL-R; the dense runs are runs with one expert."""
     errors = []
     for router in ROUTERS:
         frame = final_losses(router, dense=True)
         result = fit(get_law("joint"), frame, resamples=300, holdout=LARGEST, cluster="n_active")
         assert result.holdout is not None
         errors.append(result.holdout.mape)
-        assert result.holdout.coverage_95 >= 0.9
+        widened = widen(result, frame, holdout=LARGEST, cluster="n_active").holdout
+        assert widened is not None
+        assert widened.coverage_95 == 1.0
         assert {"E", "B", "beta"} <= {name for name, e in result.parameters.items() if e.value is None}
-    assert max(errors) < 1.1
-    assert np.mean(errors) < 0.7
+    assert max(errors) < 0.75
+    assert np.mean(errors) < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", NEXT)
 def test_joint_predicts_the_next_size_better_than_the_laws_that_it_holds(step: str, final_losses: FinalLosses) -> None:
     left, held = NEXT[step]
