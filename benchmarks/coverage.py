@@ -39,14 +39,13 @@ SIZES = {"starts": 12, "resamples": 200, "resamples_below": 50}
 JUDGED_SEED = 7_000_000
 
 
-def measure(replicates: Sequence[int], output: Path, first_seed: int) -> None:
-    """Append the results of these replicates to ``output``, a line a world, those aside that it holds."""
-    truths = [(name, 0.0) for name in law_names()] + list(CURVED)
+def measure(replicates: Sequence[int], truths: Sequence[str], output: Path, first_seed: int) -> None:
+    """Append the results of these replicates of these truths to ``output``, a line a world, but those that it holds."""
     lines = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
     done = {(line["replicate"], line["truth"], line["curvature"]) for line in lines}
     began = time.perf_counter()
     for replicate in replicates:
-        for name, curvature in truths:
+        for name, curvature in [(name, 0.0) for name in truths] + [bent for bent in CURVED if bent[0] in truths]:
             if (replicate, name, curvature) in done:
                 continue
             line = {"replicate": replicate, "truth": name, "curvature": curvature, "first_seed": first_seed}
@@ -137,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=20)
     parser.add_argument("--part", default="0/1", help="K/N: every N-th replicate from the K-th")
+    parser.add_argument("--truth", action="append", help="name of a law; default: all")
     parser.add_argument("--first-seed", type=int, default=JUDGED_SEED)
     parser.add_argument("--join", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -145,7 +145,7 @@ def main() -> None:
         join(given.join, given.output)
         return
     first, step = map(int, given.part.split("/"))
-    measure(range(first, given.replicates, step), given.output, given.first_seed)
+    measure(range(first, given.replicates, step), given.truth or law_names(), given.output, given.first_seed)
 
 
 if __name__ == "__main__":

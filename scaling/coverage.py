@@ -2,7 +2,8 @@
 
 A law is fitted to a ladder of runs, and predicts new runs inside it and at ten times its largest compute. A share of
 them lies in each interval; over many worlds it should be the interval's level. The law may be the world's, or another:
-then no coefficient is right, and only the record of the fit below its own cuts can say how wrong it is.
+then no coefficient is right, and only the record of the fit below its own cuts can say how wrong it is. What was
+measured is in :mod:`~moe_search.scaling.calibration`.
 """
 
 from collections.abc import Sequence
