@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from moe_search.scaling.fit import fit
-from moe_search.scaling.laws import get_law
+from moe_search.scaling.laws import get_law, law_names
 from moe_search.scaling.laws.farseer import coefficients_of
 
 EFFICIENCY = {"E": 1.6, "K": 2000.0, "s": 0.16, "a": 1.23, "d": -7.61e-2, "gamma": 1.67e-2, "beta": -1.17e-1}
@@ -42,6 +42,10 @@ HARD = {"farseer": 5, "shukor_joint": 3}
 """Laws with curvatures that few starts find their way through."""
 LONG = {"shukor_joint"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRUTHS]
+
+
+def test_every_law_has_a_truth_here() -> None:
+    assert set(TRUTHS) | {"step_law_sweeps"} == set(law_names())  # whose sweeps have a test of their own
 
 
 def synthetic(name: str, noise: float, runs: int = 160, seed: int = 0) -> pl.DataFrame:
