@@ -91,7 +91,8 @@ class Joint(Law):
     )
     source = (
         "this project; parts and priors from Kaplan et al. 2020, Clark et al. 2022, Besiroglu et al. 2024, Muennighoff "
-        "et al. 2023, Krajewski et al. 2024, Ye et al. 2024, Liu et al. 2024, Ludziejewski et al. 2025, Tian et al. 2025"
+        "et al. 2023, Krajewski et al. 2024, Ye et al. 2024, Liu et al. 2024, Ludziejewski et al. 2025, Tian et al. "
+        "2025"
     )
     convention = (
         "N: active parameters without embeddings (n_active where a table has no other); D: tokens; X: expansion; "
