@@ -45,13 +45,13 @@ def draw(data: ReportInput) -> list[Plot] | str:
             row=1,
             col=column,
         )
-    figure.update_xaxes(range=[left, right], title_text=f"observed ({data.view.objective.unit})")
+    figure.update_xaxes(range=[left, right], title_text="observed")
     figure.update_yaxes(range=[low, high])
     figure.update_yaxes(title_text=f"predicted ({data.view.objective.unit})", row=1, col=1)
     cut = f" Held out: {tidy(data.comparison.holdout)}." if data.comparison else ""
     caption = (
-        "Error: mean absolute error. Bars: 95 % prediction intervals. On the dotted line a prediction is exact; "
-        "above it the law is too pessimistic, below it too optimistic." + cut
+        f"Both in {data.view.objective.unit}. Error: mean absolute error. Bars: 95 % prediction intervals. On the "
+        "dotted line a prediction is exact; above it the law is too pessimistic, below it too optimistic." + cut
     )
     return [Plot(figure, "Predicted against observed at the held-out scale", caption)]
 

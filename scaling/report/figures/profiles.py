@@ -103,7 +103,7 @@ def _panel(figure: go.Figure, one: Profile, parameter: Parameter, estimate: Esti
         **place,
     )
     left, right = float(x[0]), float(x[-1])
-    axis: dict[str, object] = {"title_text": name, "range": [left, right], "nticks": MOST_TICKS + 1}
+    axis: dict[str, object] = {"title_text": name, "range": [left, right], "nticks": MOST_TICKS, "tickangle": 0}
     if parameter.transform == "log" and right > LOGARITHMIC * left:
         positions, labels = ticks(left, right, most=MOST_TICKS, write=number)
         axis |= {"type": "log", "range": [float(np.log10(left)), float(np.log10(right))]}

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -83,6 +85,19 @@ def test_json_and_csv_beside_the_page(campaign: ReportInput) -> None:
     assert content["sensitivity"]["law"] == campaign.laws[0].law.name
     matrix = content["fits"][0]["correlation"]["matrix"]
     assert [row[place] for place, row in enumerate(matrix)] == pytest.approx([1.0] * len(matrix))
+
+
+def test_the_names_of_the_json_and_the_csv_are_documented(campaign: ReportInput) -> None:
+    text = (Path(__file__).parents[3] / "docs/how-to/read-the-report.md").read_text()
+    beside = text.split("## The numbers beside the page")[1]
+    first = [line.split("|")[1] for line in beside.splitlines() if line.startswith("| `")]
+    content = json.loads(report_json(campaign))
+    assert {name for cell in first[:-4] for name in re.findall(r"`(\w+)`", cell)} == set(content)
+    for name in (*content["held_out"], "profiles", "correlation", "resamples"):
+        assert f"`{name}`" in beside, name
+    laws = {fit.law.name for fit in campaign.laws}
+    columns = [name.partition("/") for name in run_predictions(campaign).columns]
+    assert {f"`LAW/{name}`" for law, _, name in columns if law in laws} == set(re.findall(r"`LAW/\w+`", beside))
 
 
 def test_a_fit_without_resamples_has_no_correlation(campaign: ReportInput) -> None:
