@@ -31,7 +31,7 @@ from moe_search.scaling.resampling import Kind, choose_kind, draw, resample, res
 from moe_search.scaling.table_checks import loss_mapping, table_warnings, without_repeats
 from moe_search.spaces.errors import InvalidInputError
 
-STARTS = 256
+STARTS = 128
 FEWEST_STARTS_SHARE = 0.02
 FEWEST_CLUSTERS = 10
 """Below so many resampling units, intervals from resampling are too narrow to trust."""

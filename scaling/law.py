@@ -163,6 +163,11 @@ class Law(ABC):
         return self.log_loss_and_jacobian(theta, x)[0] if self._other_form else self._sum(theta, x)[0]
 
     @property
+    def is_sum(self) -> bool:
+        """Whether the loss is the sum of the law's terms and nothing else."""
+        return not self._other_form
+
+    @property
     def _other_form(self) -> bool:
         """Whether the subclass states its log loss itself."""
         return type(self).log_loss_and_jacobian is not Law.log_loss_and_jacobian

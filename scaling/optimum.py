@@ -17,8 +17,8 @@ from moe_search.scaling.solver import Solution
 
 REACHED = 1e-5
 """Relative excess of the objective up to which a start has reached the best one."""
-POLISHED = 8
-"""Ends that are polished to the last digit."""
+EXPLORED = 300
+"""Iterations of every start, at most: of some laws most starts still come down after two hundred."""
 LEAST_NOISE = 2e-3
 """Standard deviation of log loss that the weak prior is weighed against at least: seeds alone differ by about that."""
 
@@ -37,8 +37,8 @@ class Optimum:
     """(runs,)."""
     jacobian: Array
     """(parameters, runs)."""
-    reached: int
-    """Starts that ended within ``REACHED`` of the best objective."""
+    ends: Array
+    """(starts,): the objective where each start ended."""
     precision: Array
     """(parameters,): of the prior that took part; zeros for none."""
     dispersion: float
@@ -49,25 +49,30 @@ class Optimum:
     """Informative runs less the parameters that the runs, not the prior, determine; at least 1."""
     unidentifiable: tuple[Unidentifiable, ...]
 
+    @property
+    def reached(self) -> int:
+        """Starts that ended within ``REACHED`` of the best objective."""
+        return int((self.ends <= self.objective * (1 + REACHED)).sum())
+
 
 def find_optimum(problem: Problem, starts: int, rng: np.random.Generator) -> Optimum:
     """Minimise from all starts at once and check what was found."""
     nothing = np.zeros(len(problem.center))
     prior = problem.delta * 1e-2 / problem.spread**2  # 1 % noise, until the residuals say better
     regularised = problem.law.regularised
-    ends = problem.solve(problem.starts(starts, rng), curvature="explore", precision=prior if regularised else nothing)
-    optimum = _examine(problem, ends, prior if regularised else nothing)
+    first = prior if regularised else nothing
+    ends = problem.solve(problem.starts(starts, rng), curvature="explore", precision=first, max_iterations=EXPLORED)
+    optimum = _examine(problem, ends, first)
     if regularised or optimum.unidentifiable:
         precision = optimum.dispersion / problem.spread**2
-        ends = problem.solve(ends.theta, curvature="explore", precision=precision)
+        ends = problem.solve(ends.theta, curvature="explore", precision=precision, max_iterations=EXPLORED)
         optimum = _examine(problem, ends, precision)
     return optimum
 
 
 def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
-    """Polish the best few ends and look at the winner."""
-    few = np.argsort(ends.objective)[:POLISHED]
-    polished = problem.solve(ends.theta[few], curvature="polish", precision=precision, tolerance=1e-13)
+    """Polish all ends, from which some are still far, and look at the winner."""
+    polished = problem.solve(ends.theta, curvature="polish", precision=precision, tolerance=1e-13)
     winner = int(np.argmin(polished.objective))
     theta, objective = polished.theta[winner], float(polished.objective[winner])
     residual, jacobian = (part[0] for part in problem.residuals(theta[None, :]))
@@ -88,7 +93,7 @@ def _examine(problem: Problem, ends: Solution, precision: Array) -> Optimum:
         gradient_norm=float(polished.gradient_norm[winner]),
         residual=residual,
         jacobian=jacobian,
-        reached=int((ends.objective <= objective * (1 + REACHED)).sum()),
+        ends=polished.objective,
         precision=precision,
         dispersion=dispersion,
         informative=informative,

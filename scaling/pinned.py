@@ -108,6 +108,11 @@ class Pinned(Law):
         """Return the variables of the law underneath."""
         return self._law.variables(frame)
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the law underneath is a sum of terms."""
+        return self._law.is_sum
+
     def terms(self, theta: Sequence[Array], x: Variables) -> Sequence[Term]:
         """Return the terms of the law underneath, with derivatives by the parameters that are left."""
         columns = dict(zip(self._free, theta, strict=True))

@@ -1,5 +1,7 @@
 """One law on one training table, as the numerical problem that all solves share: coordinates, box, prior and starts."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +11,13 @@ import polars as pl
 from scipy.special import ndtri
 
 from moe_search.scaling.law import BITS_PER_BYTE_OF_A_NAT_PER_TOKEN, Array, Law, Variables
+from moe_search.scaling.projection import Amplitudes, amplitudes_of, solved
 from moe_search.scaling.solver import Solution, minimise
 
 SMALLEST_SHARE = 0.02
 """Of the median loss: what a term starts at, at least."""
-JACOBIAN_NUMBERS = 200_000
-"""Entries of the Jacobians of one piece of a batch: 1.6 MB."""
+JACOBIAN_NUMBERS = 100_000
+"""Entries of the Jacobians of one piece of a batch: 0.8 MB."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Problem:
     """(parameters, parameters): coordinates in which an amplitude is the size of its term at the mean run."""
     bound: Array
     """(runs,): 0 where the loss was observed, 1 where it bounds the law's loss from above, -1 from below."""
+    amplitudes: Amplitudes | None
+    """Parameters that starts are solved for; None where the law has none."""
 
     @property
     def runs(self) -> int:
@@ -116,7 +121,9 @@ class Problem:
                 tolerance=tolerance,
             )
 
-        solutions = [solve_piece(slice(first, first + piece)) for first in range(0, len(start), piece)]
+        pieces = [slice(first, first + piece) for first in range(0, len(start), piece)]
+        with ThreadPoolExecutor(min(len(pieces), _threads())) as pool:  # array operations let other threads run
+            solutions = list(pool.map(solve_piece, pieces))
         return Solution(
             np.concatenate([s.theta for s in solutions]),
             np.concatenate([s.objective for s in solutions]),
@@ -128,7 +135,7 @@ class Problem:
 
         Exponents and effects spread twice as wide as the prior. Amplitudes are set so that each term is between
         ``SMALLEST_SHARE`` and all of the median loss at the mean run, whatever the exponents: elsewhere no gradient
-        points home.
+        points home. Where a law is a sum they are those of least squares.
         """
         strata = rng.permuted(np.tile(np.arange(count), (len(self.center), 1)), axis=1).T
         cube = (strata + rng.uniform(1e-6, 1 - 1e-6, strata.shape)) / count
@@ -137,10 +144,22 @@ class Problem:
         for j, slopes in _scales(self.law, self.center, self.x):
             log_size = np.median(self.log_y) + np.log(SMALLEST_SHARE) * cube[:, j]
             theta[:, j] = log_size - sum(theta[:, k] * slope for k, slope in slopes.items())
+        theta = np.clip(theta, self.lower, self.upper)
+        if self.amplitudes is not None:
+            x = {name: values[self.observed] for name, values in self.x.items()}
+            theta = solved(self.law, self.amplitudes, theta, x, self.log_y[self.observed])
         known = [self.law.internal(c) for c in self.law.published.values() if set(c) == set(self.law.names)]
         first = np.concatenate([*known, self.center[None, :]])[:count]
         theta[: len(first)] = first
         return np.clip(theta, self.lower, self.upper)
+
+
+def _threads() -> int:
+    """One a core that this process may use, or what ``OMP_NUM_THREADS`` allows."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    if allowed.isdigit() and int(allowed):
+        return int(allowed)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def part(values: Array, rows: slice) -> Array:
@@ -187,6 +206,7 @@ def build_problem(
         upper=upper,
         basis=basis,
         bound=np.zeros(train.height) if bound is None else bound,
+        amplitudes=amplitudes_of(law, center, x),
     )
 
 

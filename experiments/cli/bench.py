@@ -84,7 +84,7 @@ def bench(
     resamples: Annotated[int, typer.Option(help="Of whole runs, for intervals (fit).", min=0)] = 1000,
     peer_starts: Annotated[
         int, typer.Option(help="SciPy takes so many of our starts (fit); 0 leaves it out.", min=0)
-    ] = 256,
+    ] = 128,
     peer_python: Annotated[
         Path | None,
         typer.Option(help="An interpreter with the packages chinchilla and simple-scaling-laws (fit).", metavar="FILE"),
