@@ -40,7 +40,7 @@ TRUTHS = {
 }
 HARD = {"farseer": 5, "shukor_joint": 3}
 """Laws with curvatures that few starts find their way through."""
-LONG = {"shukor_joint"}
+LONG = {"shukor_joint", "step_law"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRUTHS]
 
 
