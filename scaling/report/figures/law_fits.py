@@ -60,7 +60,7 @@ def _law(seen: RunsView, fit: Fit) -> Plot:
             "tokens: ",
             seen.horizons,
             sizes,
-            quantity_axis(list(sizes), f"{seen.size_words} (count)", seen.sizes.centers),
+            quantity_axis(list(sizes), seen.size_words.replace(", ", ",<br>"), seen.sizes.centers),
             lambda grid, horizon: curve(fit, at_scale(seen, design, grid, horizon)),
         ),
     ]

@@ -6,6 +6,10 @@ from moe_search.scaling.report.numbers import number, percent, power, sentence, 
 from moe_search.scaling.report.theme import DATA, MUTED, band, blank, flops_axis
 from moe_search.scaling.speedup import Speedup, SpeedupPoint
 
+FEWEST_TICKS = 4
+CLOSE_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0)
+"""Where the curve spans so little that steps of 1, 2, 5 would leave the axis bare."""
+
 
 def draw(data: ReportInput) -> list[Plot] | str:
     """The curve with its 80 and 95 % bands; hollow points are extrapolated."""
@@ -40,7 +44,11 @@ def draw(data: ReportInput) -> list[Plot] | str:
     flops = [point.train_flops for point in points]
     figure.update_xaxes(**flops_axis(flops, f"training FLOPs of the {found.reference} model"))
     drawn = [end for p in points for end in (p.speedup, p.low_95, p.high_95, 1.0) if end]
-    positions, labels = ticks(min(drawn) / 1.1, max(drawn) * 1.1, most=8, write=number)
+    lowest, highest = min(drawn) / 1.1, max(drawn) * 1.1
+    positions, labels = ticks(lowest, highest, most=8, write=number)
+    if len(positions) < FEWEST_TICKS:
+        positions = [value for value in CLOSE_TICKS if lowest <= value <= highest]
+        labels = list(map(number, positions))
     figure.update_yaxes(
         title_text="speedup (ratio of training FLOPs)",
         type="log",
