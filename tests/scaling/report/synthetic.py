@@ -153,8 +153,8 @@ def campaign(
     It is made once, whoever asks for it: tests here look at its parts, those with a browser at the page.
     """
     frame = runs_to_frame(runs(trials=trials))
-    comparison = compare(names, frame, cluster="trial", resamples=resamples, starts=64)
-    fits = [fit(get_law(name), frame, cluster="trial", resamples=resamples, profiles=True) for name in names]
+    comparison = compare(names, frame, cluster="trial", resamples=resamples, starts=32)
+    fits = [fit(get_law(name), frame, cluster="trial", resamples=resamples, starts=32, profiles=True) for name in names]
     rules = ShapeRules(d_model_multiple=64, head_dim=64, d_expert_multiple=64, vocab_size=32768, seq_len=4096)
     recommendation = recommend(
         Target(train_flops=1e18, memory_gb=8),
