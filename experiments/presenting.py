@@ -132,11 +132,11 @@ def fits_table(fits: list[Fit], chosen: str = "") -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         caption="in 80 %: held-out runs inside the 80 % interval; starts: that reached the best optimum; "
-        "open: parameters that the runs do not identify",
+        "condition: of the Jacobian; open: parameters that the runs do not identify",
         caption_justify="left",
     )
     table.add_column("law", no_wrap=True)
-    headings = ("runs", "held out", "error", "bias", "in 80 %", "in 95 %", "starts", "open", "time")
+    headings = ("runs", "held out", "error", "bias", "in 80 %", "in 95 %", "starts", "condition", "open", "time")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for fitted in fits:
@@ -159,6 +159,7 @@ def fits_table(fits: list[Fit], chosen: str = "") -> Table:
             str(fitted.n_runs),
             *check,
             f"{fitted.starts_reached_best}/{fitted.starts_total}",
+            f"{fitted.condition_number:.2g}",
             f"{loose}/{len(fitted.parameters)}",
             f"{fitted.seconds:.1f} s",
         )

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def runs(count: int = 40, noise: float = 0.01, seed: int = 0, **columns: object)
 
 
 def test_epochs_points_give_epochs_optimum(epoch: pl.DataFrame) -> None:
+    began = time.process_time()
     result = fit(CHINCHILLA, epoch)
     assert result.objective == pytest.approx(0.001018274018, abs=1e-9)
     content = result.to_json()
@@ -64,7 +66,7 @@ def test_epochs_points_give_epochs_optimum(epoch: pl.DataFrame) -> None:
     assert content["starts"]["reached_best"] > 0.9 * content["starts"]["total"]
     assert result.gradient_norm < 1e-8
     assert content["unidentifiable"] == content["at_bound"] == content["warnings"] == []
-    assert result.seconds < 5  # 0.3 s on an idle core
+    assert time.process_time() - began < 5  # 0.7 s on a core of a busy machine
 
 
 @pytest.mark.parametrize(("cut", "mape"), [(1e20, 0.89), (3e20, 1.00), (1e21, 1.05)])
@@ -99,6 +101,7 @@ def test_json_is_what_the_command_line_promises() -> None:
         "starts",
         "seed_sd",
         "resampling",
+        "gradient_norm",
         "condition_number",
         "unidentifiable",
         "at_bound",
