@@ -71,6 +71,7 @@ class FitCase:
                 {
                     "name": one.name,
                     "seconds": one.seconds,
+                    "cpu_seconds": one.cpu_seconds,
                     "objective": one.objective,
                     "starts": None if one.ends is None else len(one.ends),
                     "reached_best": self.reached(one),
@@ -88,20 +89,22 @@ class FitCase:
         title = f"{self.law.name}, {len(self.law.names)} parameters: {self.runs} runs, {of}"
         table = Table(
             box=box.SIMPLE_HEAD,
+            pad_edge=False,
             title=title,
             title_justify="left",
             title_style="bold",
-            caption=f"at the best, missed: starts and resamples that end within {REACHED:g} of the best end, or not",
+            caption=f"at best, missed: starts and resamples that end within {REACHED:g} of the best end, or not",
             caption_justify="left",
         )
         table.add_column("", no_wrap=True)
-        for heading in ("seconds", "objective", "starts", "at the best", "resamples", "missed"):
+        for heading in ("wall s", "CPU s", "objective", "starts", "at best", "resamples", "missed"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         for one in self.contestants:
             reached, missed = self.reached(one), self.missed(one)
             cells = (
                 f"{one.seconds:.2f}",
+                f"{one.cpu_seconds:.2f}",
                 f"{one.objective:.10g}",
                 "" if one.ends is None else str(len(one.ends)),
                 "" if one.ends is None or reached is None else f"{reached / len(one.ends):.0%}",
@@ -111,7 +114,7 @@ class FitCase:
             )
             table.add_row(one.name, *cells, style="bold" if one.name == "ours" else "")
         for name, reason in self.absent.items():
-            table.add_row(name, *[""] * 6, reason, style="bright_black")
+            table.add_row(name, *[""] * 7, reason, style="bright_black")
         return table
 
 

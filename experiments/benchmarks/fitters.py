@@ -37,6 +37,8 @@ class Contestant:
 
     name: str
     seconds: float
+    cpu_seconds: float
+    """Of all its threads and processes: what other programs on the machine hardly change."""
     objective: float
     """At its answer."""
     ends: Array | None = None
@@ -70,13 +72,15 @@ class Task:
 
 def ours(task: Task, resamples: int, repeats: int) -> Contestant:
     """Fit ``repeats`` times as ``moe-search fit`` does; the seconds are the median."""
-    results = [
-        fit(task.problem.law, task.frame, resamples=resamples, seed=task.seed, delta=task.problem.delta)
-        for _ in range(repeats)
-    ]
+    results, cpu = [], []
+    for _ in range(repeats):
+        began = time.process_time()
+        results.append(fit(task.problem.law, task.frame, resamples=resamples, seed=task.seed, delta=task.problem.delta))
+        cpu.append(time.process_time() - began)
     return Contestant(
         "ours" if resamples else "ours, without resamples",
         statistics.median(result.seconds for result in results),
+        statistics.median(cpu),
         results[0].objective,
         ends=task.optimum.ends,
         resamples=resamples,
@@ -95,15 +99,15 @@ def scipy_starts(task: Task, starts: int, *, exact: bool) -> Contestant:
             log_loss = problem.law.log_loss(theta[None, :], problem.x)[0]
             return _huber_sum(log_loss, problem) + float(0.5 * (precision * away) @ away)
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     ends = [
         minimize(objective, start, jac=True, method="BFGS") if exact else minimize(value, start, method="BFGS")
         for start in task.starts(starts)
     ]
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     values = np.array([end.fun for end in ends])
     name = f"SciPy BFGS, {'exact' if exact else 'numerical'} gradient"
-    return Contestant(name, seconds, float(values.min()), ends=values)
+    return Contestant(name, seconds, cpu, float(values.min()), ends=values)
 
 
 def scipy_resamples(task: Task, resamples: int) -> Contestant:
@@ -111,15 +115,16 @@ def scipy_resamples(task: Task, resamples: int) -> Contestant:
     drawn = task.resamples(resamples)
     assert drawn.weights is not None
     centers = np.broadcast_to(drawn.center, (resamples, drawn.center.shape[1]))
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     values = [
         minimize(_objective(task, weights, center), task.optimum.theta, jac=True, method="BFGS").fun
         for weights, center in zip(drawn.weights, centers, strict=True)
     ]
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return Contestant(
         "SciPy BFGS, resamples alone",
         seconds,
+        cpu,
         task.optimum.objective,
         resamples=resamples,
         resampled=np.array(values),
@@ -153,6 +158,7 @@ def peer(name: str, python: Path, task: Task, resamples: int) -> Contestant | st
     return Contestant(
         f"{name} {found['version']}",
         found["seconds"],
+        found["cpu_seconds"],
         _huber_sum(np.log(found["predicted"]), problem),
         ends=None if found["ends"] is None else np.array([_at(end, problem) for end in found["ends"]]),
         resamples=found["resamples"],

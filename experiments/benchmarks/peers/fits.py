@@ -1,8 +1,8 @@
 """Fit Chinchilla's form with other packages; run by another interpreter, which has them: ``python fits.py PACKAGE``.
 
 Standard input is a JSON object (``n``, ``d``, ``loss``, ``resamples``); standard output one with ``seconds``,
-``predicted`` at the same points, ``ends`` (E, A, B, alpha, beta where each start ended; null: not told), ``resamples``,
-``note`` and ``version``. It imports nothing of this project.
+``cpu_seconds``, ``predicted`` at the same points, ``ends`` (E, A, B, alpha, beta where each start ended; null: not
+told), ``resamples``, ``note`` and ``version``. It imports nothing of this project.
 """
 
 import contextlib
@@ -55,14 +55,15 @@ def with_chinchilla(points: dict[str, Any]) -> dict[str, Any]:
         for n, d, loss in zip(points["n"], points["d"], points["loss"], strict=True):
             law.append(N=n, D=d, loss=loss)
         law.visualizer.optim = lambda *_, **__: None  # plots are not part of the fit
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), _cpu()
         law.fit()
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, _cpu() - cpu
         ends = [json.loads(line) for line in told.read_text().splitlines()]
     n, d = (numpy.array(points[name], dtype=float) for name in ("n", "d"))
     predicted = law.E + law.A / n**law.alpha + law.B / d**law.beta
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "predicted": [float(value) for value in predicted],
         "ends": [[*(_exp(value) for value in end[:3]), *end[3:]] for end in ends],
         "resamples": 0,
@@ -79,9 +80,9 @@ def with_simple_scaling_laws(points: dict[str, Any]) -> dict[str, Any]:
     frame = polars.DataFrame(
         {"training_run_id": [str(i) for i in range(len(points["n"]))], size: points["n"], data: points["d"]}
     ).with_columns(polars.Series(loss, points["loss"]))
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), _cpu()
     model = package.fit(frame, law="separable-power", n_draws=max(points["resamples"], 1), seed=0)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, _cpu() - cpu
     values, domain = model.params(loss), model.observed_domain
     predicted = numpy.full(len(points["n"]), values["E"])
     for amplitude, exponent, column, key in (("A", "alpha", size, "n"), ("B", "beta", data, "d")):
@@ -89,11 +90,18 @@ def with_simple_scaling_laws(points: dict[str, Any]) -> dict[str, Any]:
         predicted = predicted + values[amplitude] * ratio ** -values[exponent]
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "predicted": predicted.tolist(),
         "ends": None,
         "resamples": points["resamples"],
         "note": "minimises squared errors",
     }
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of those that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _exp(value: float) -> float:
