@@ -36,6 +36,8 @@ LEVEL_SPREAD = 10.0
 """Standard deviation of a fidelity's level, in units of the spread between designs: it is free."""
 NUGGET = 1e-8
 """Least variance of log loss: nobody decides by a ten-thousandth of a loss."""
+LENGTH_SPREAD = 1.7
+"""Of the logarithm of a length, as wide as BoTorch's default: features that do not matter must be able to drop out."""
 BOUND = 4.0
 """Of hyper-parameters, in standard deviations of their priors."""
 STEPS, STEPS_AGAIN = 30, 12
@@ -88,7 +90,10 @@ class TransferModel:
             dtype=torch.float64,
         )
         self._spread = torch.tensor(
-            [0.7] * self.n_features + [0.7] * n_fidelities + [0.7] * (n_fidelities - 1) + [0.8] * n_fidelities,
+            [LENGTH_SPREAD] * self.n_features
+            + [0.7] * n_fidelities
+            + [0.7] * (n_fidelities - 1)
+            + [0.8] * n_fidelities,
             dtype=torch.float64,
         )
         self.hyperparameters = self._fit(previous)

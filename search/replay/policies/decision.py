@@ -4,12 +4,14 @@ Two models are kept. The joint one (:class:`~moe_search.search.transfer.Transfer
 single one from the target alone. Each is judged by how well it predicts the target's losses that it leaves out, and
 a step follows either with the odds of those densities. Where proxies are worth something the joint model wins at once;
 where they carry nothing, or the opposite, the search becomes one at a single fidelity after a few runs at the target.
-So a misleading proxy costs those few runs, whatever it looks like: no constant has to know the table.
+So a misleading proxy costs those few runs, whatever it looks like.
+
+A run at the target goes to the design of the largest expected improvement on the best loss seen there (before the
+first: on a design taken at random). A proxy is run instead while its knowledge gradient per cost is larger: what the
+search gains is the loss of a design that *was* run at the target, and both are rates of that gain.
 
 Starvation is excluded by construction too: below the target, as many runs in a row as ``MOST_IN_A_ROW``, or as cost as
 much as one run at the target, make the target due.
-
-A run at the target goes to the design of the largest expected improvement; the first to the best expected one.
 """
 
 import math
@@ -37,8 +39,8 @@ NEGLIGIBLE = 0.05
 together can say what none of them does."""
 FEWEST_TO_JUDGE = 2
 """Runs at the target before the joint model can be found wanting."""
-TRUST = 2.0
-"""Log odds of the joint model before that."""
+TRUST = 0.0
+"""Log odds of the joint model, before either has predicted anything."""
 
 
 class Decision:
