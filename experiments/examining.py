@@ -22,8 +22,8 @@ FURTHER = 10.0
 """Times the compute of the largest run that the sensitivity of the loss is asked for, and the best split."""
 SIZES = ("n_active", "n_total", "n_active_non_embedding", "n_total_non_embedding")
 ACTIVE = ("n_active", "n_active_non_embedding", "n_total", "n_total_non_embedding")
-ROLLED_RESAMPLES, ROLLED_STARTS = 100, 48
-REFIT_STARTS = 48
+ROLLED_RESAMPLES, ROLLED_STARTS = 100, 32
+REFIT_STARTS = 24
 SPLIT_RESAMPLES = 300
 SPLITS = 8
 """Levels of compute, the largest run's the last, at which the best split is drawn."""

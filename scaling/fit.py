@@ -67,7 +67,7 @@ def fit(
         resampling: the kind, see :mod:`~moe_search.scaling.resampling`; ``auto`` is ``pairs``.
         censored: statuses whose losses bound the law from one side; runs with other statuses are left out.
         resamples: bootstrap resamples for intervals; 0 for none.
-        profiles: whether to profile the likelihood of every parameter, too.
+        profiles: whether to profile the likelihood of what the runs identify, too.
         seed: of starts and resamples.
         delta: where the Huber loss turns linear, in log loss.
         starts: starts of the optimiser.
@@ -135,7 +135,7 @@ def fit(
         observed=Observed.of(observed),
         warnings=tuple(warnings),
         notes=tuple(censoring_notes(bound, optimum.residual)),
-        profiles=profile(problem, optimum) if profiles else (),
+        profiles=profile(problem, optimum, [one for one in law.names if one not in withheld]) if profiles else (),
         holdout=None,
         seconds=0.0,
     )

@@ -19,6 +19,8 @@ REACHED = 1e-5
 """Relative excess of the objective up to which a start has reached the best one."""
 EXPLORED = 300
 """Iterations of every start, at most: of some laws most starts still come down after two hundred."""
+LOOKED_AT = 8
+"""Best starts that say what noise there is, and whether the prior has to take part."""
 LEAST_NOISE = 2e-3
 """Standard deviation of log loss that the weak prior is weighed against at least: seeds alone differ by about that."""
 
@@ -62,7 +64,9 @@ def find_optimum(problem: Problem, starts: int, rng: np.random.Generator) -> Opt
     regularised = problem.law.regularised
     first = prior if regularised else nothing
     ends = problem.solve(problem.starts(starts, rng), curvature="explore", precision=first, max_iterations=EXPLORED)
-    optimum = _examine(problem, ends, first)
+    optimum = _examine(problem, ends.best(LOOKED_AT), first)
+    if not (regularised or optimum.unidentifiable):
+        optimum = _examine(problem, ends, first)
     if regularised or optimum.unidentifiable:
         precision = optimum.dispersion / problem.spread**2
         ends = problem.solve(ends.theta, curvature="explore", precision=precision, max_iterations=EXPLORED)

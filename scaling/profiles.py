@@ -76,6 +76,8 @@ def profile(
     for name in names:
         if name not in law.names:
             raise InvalidInputError(f"the law {law.name} has no parameter {name!r}", allowed=", ".join(law.names))
+    if not names:
+        return ()
     indices = [law.index(name) for name in names]
     freedom = optimum.freedom
     threshold = float(f_distribution.ppf(LEVEL, 1, freedom))

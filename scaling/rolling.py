@@ -27,7 +27,7 @@ FEWEST_BELOW, FEWEST_ABOVE = 8, 4
 """Runs that a cut leaves to fit, and to predict, at least."""
 GAP = 0.1
 """Share of the runs within which a cut moves to the widest gap in compute: scales are not cut through."""
-RESAMPLES, STARTS = 100, 64
+RESAMPLES, STARTS = 100, 32
 """Of the fits below the cuts; they are for spreads, not for tails."""
 
 

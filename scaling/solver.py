@@ -12,8 +12,8 @@ accept descent only.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,16 @@ class Solution:
     """(batch,)."""
     gradient_norm: Array
     """(batch,): of the objective, over the parameters that are not at a bound."""
+
+    def best(self, count: int) -> Self:
+        """Return the ``count`` problems with the least objectives, as they come."""
+        chosen = np.sort(np.argsort(self.objective, kind="stable")[:count])
+        return replace(
+            self,
+            theta=self.theta[chosen],
+            objective=self.objective[chosen],
+            gradient_norm=self.gradient_norm[chosen],
+        )
 
 
 def huber(residual: Array, delta: float) -> Array:

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from moe_search.proxies.training.precision import onednn_products
+
 Kind = Literal["ours", "anchor", "peak"]
 
 
@@ -111,6 +113,11 @@ def forget_gradients(contestant: Contestant) -> None:
         leaf.grad = None
 
 
+def has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether oneDNN is a contestant: for float32 on a CPU where it does not round to bfloat16."""
+    return dtype == torch.float32 and device.type == "cpu" and onednn_products() == "float32"
+
+
 def gemm_peaks(dtype: torch.dtype, device: torch.device) -> list[Contestant]:
     """Return big square matrix products, the measured peak of the machine: by the default library and by oneDNN.
 
@@ -127,4 +134,4 @@ def gemm_peaks(dtype: torch.dtype, device: torch.device) -> list[Contestant]:
 
     peak = Contestant("gemm", products, kind="peak", flops=times * 2.0 * size**3, comparable=False)
     on_onednn = replace(peak, name="gemm onednn", precision="medium")
-    return [peak, on_onednn] if dtype == torch.float32 and device.type == "cpu" else [peak]
+    return [peak, on_onednn] if has_onednn(dtype, device) else [peak]

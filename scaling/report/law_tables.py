@@ -86,7 +86,7 @@ def _checklist(data: ReportInput, fit: Fit) -> Checklist:
     for parameter in fit.law.parameters:
         cells = _estimate(fit.parameters[parameter.name])
         known = [figure_cell(number(fit.law.published[name].get(parameter.name), 4)) for name in published]
-        known_profiles = [profiled(one) for one in shown_profiles(fit) if one.name == parameter.name]
+        known_profiles = [profiled(one) for one in fit.profiles if one.name == parameter.name]
         cells += map(figure_cell, known_profiles or [NO_VALUE] * bool(fit.profiles))
         rows.append([_sign(parameter), Cell(parameter.meaning), Cell(_unit(parameter, fit)), *cells, *known])
     derived = [[Cell(name.replace("_", " ")), *_estimate(estimate)] for name, estimate in fit.derived.items()]
@@ -140,11 +140,6 @@ def _estimate(estimate: Estimate) -> list[Cell]:
         return [figure_cell("withheld"), figure_cell(NO_VALUE), figure_cell(NO_VALUE)]
     span = NO_VALUE if estimate.low is None else f"{number(estimate.low)} to {number(estimate.high)}"
     return [figure_cell(number(estimate.value, 4)), figure_cell(number(estimate.se, 2)), figure_cell(span)]
-
-
-def shown_profiles(fit: Fit) -> list[Profile]:
-    """Return the profiles of what is not withheld: of the others they show a prior, and not the runs."""
-    return [one for one in fit.profiles if fit.parameters[one.name].value is not None]
 
 
 def profiled(one: Profile) -> str:

@@ -11,7 +11,6 @@ import polars as pl
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.correlation import correlation
-from moe_search.scaling.report.law_tables import shown_profiles
 from moe_search.scaling.report.points import points
 from moe_search.scaling.report.run_predictions import run_predictions
 
@@ -69,7 +68,7 @@ def _of_the_fit(fit: Fit) -> dict[str, Any]:
         "gradient_norm": fit.gradient_norm,
         "resamples": len(fit.draws) if len(fit.draws) > 1 else 0,
         "residual_sd": fit.residual_sd,
-        "profiles": [one.to_json() for one in shown_profiles(fit)],
+        "profiles": [one.to_json() for one in fit.profiles],
         "correlation": {"parameters": list(fit.law.names), "matrix": correlation(fit).tolist()},
     }
 

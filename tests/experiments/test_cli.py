@@ -22,6 +22,7 @@ VERBS = (
     "train",
     "fit",
     "import",
+    "replay",
     "recommend",
     "report",
     "export",

@@ -64,16 +64,21 @@ def test_intervals_hold_the_truth_in_small_tables_too(seeds: int, starts: int) -
 
 def test_a_parameter_that_no_run_determines_is_as_open_as_its_prior() -> None:
     frame = runs(40, 1).with_columns(tokens=pl.lit(1e8))
-    found = fit(LAW, frame, resamples=0, starts=16, profiles=True)
-    by_name = {one.name: one for one in found.profiles}
+    problem = build_problem(LAW, frame, "loss", frame, 1e-3)
+    optimum = find_optimum(problem, 16, np.random.default_rng(0))
+    by_name = {one.name: one for one in profile(problem, optimum)}
     assert by_name["B"].low is not None
     assert by_name["B"].high is not None
     assert by_name["B"].high > 1e3 * by_name["B"].low
     alpha = by_name["alpha"]
     assert alpha.low is not None
     assert alpha.high is not None
-    assert alpha.low < found.law.natural(found.theta[None, :])["alpha"][0] < alpha.high
+    assert alpha.low < LAW.natural(optimum.theta[None, :])["alpha"][0] < alpha.high
     assert alpha.statistic.min() > -1e-3
+    fitted = fit(LAW, frame, resamples=0, starts=16, profiles=True)
+    withheld = {name for name, estimate in fitted.parameters.items() if estimate.value is None}
+    assert withheld == {"B", "beta", "E"}
+    assert {one.name for one in fitted.profiles} == set(LAW.names) - withheld
 
 
 def test_only_what_is_asked_for_is_profiled_and_must_exist() -> None:

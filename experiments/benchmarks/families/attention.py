@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks
+from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks, has_onednn
 from moe_search.experiments.benchmarks.families import Family, Setting
 from moe_search.kernels.attention import BACKENDS, causal_attention
 from moe_search.spaces.errors import InvalidInputError
@@ -79,7 +79,11 @@ class CausalAttention(Family):
                 ),
                 Contestant("torch sdpa", torch_sdpa, leaves=leaves),
                 Contestant("plain", plain, leaves=leaves),
-                Contestant("plain onednn", plain, leaves=leaves, precision="medium"),
+                *(
+                    [Contestant("plain onednn", plain, leaves=leaves, precision="medium")]
+                    if has_onednn(setting.torch_dtype, device)
+                    else []
+                ),
                 *gemm_peaks(setting.torch_dtype, device),
             ],
             kept_bound=setting.tokens * (2.0 * (n_heads + n_kv_heads) * head_dim + n_heads),

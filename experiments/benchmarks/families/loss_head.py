@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks
+from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks, has_onednn
 from moe_search.experiments.benchmarks.families import Family, Setting
 from moe_search.kernels.loss_head import BACKENDS, linear_cross_entropy
 
@@ -40,7 +40,7 @@ class LossHead(Family):
         def plain() -> Tensor:
             return functional.cross_entropy(functional.linear(hidden, weight).float(), targets, reduction="sum")
 
-        on_onednn = setting.dtype == "float32" and setting.device == "cpu"
+        on_onednn = has_onednn(dtype, device)
         contestants = [Contestant(name, partial(ours, name), kind="ours", leaves=leaves) for name in BACKENDS]
         contestants.append(Contestant("linear + CE", plain, leaves=leaves))
         if on_onednn:

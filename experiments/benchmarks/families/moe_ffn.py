@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks
+from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks, has_onednn
 from moe_search.experiments.benchmarks.families import Family, Setting
 from moe_search.experiments.benchmarks.routing import draw_routing, load
 from moe_search.kernels.moe_ffn import BACKENDS, moe_ffn
@@ -43,7 +43,7 @@ class MoEFFN(Family):
         if top_k > n_experts:
             raise InvalidInputError(f"top_k is {top_k} of {n_experts} experts", where="--shape", allowed="top_k <= E")
         layer = _Layer(shape, setting)
-        on_onednn = setting.dtype == "float32" and setting.device == "cpu"
+        on_onednn = has_onednn(setting.torch_dtype, torch.device(setting.device))
         return Case(
             family="moe_ffn",
             shape=dict(zip(self.dimensions, shape, strict=True)),

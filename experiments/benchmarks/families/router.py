@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks
+from moe_search.experiments.benchmarks.contestants import Case, Contestant, gemm_peaks, has_onednn
 from moe_search.experiments.benchmarks.families import Family, Setting
 from moe_search.kernels.router import BACKENDS, route
 from moe_search.spaces.errors import InvalidInputError
@@ -69,7 +69,11 @@ class Router(Family):
             contestants=[
                 *(Contestant(name, partial(ours, name), kind="ours", leaves=leaves) for name in BACKENDS),
                 Contestant("plain", plain, leaves=leaves),
-                Contestant("plain onednn", plain, leaves=leaves, precision="medium"),
+                *(
+                    [Contestant("plain onednn", plain, leaves=leaves, precision="medium")]
+                    if has_onednn(torch.float32, device)
+                    else []
+                ),
                 *gemm_peaks(torch.float32, device),
             ],
         )

@@ -14,7 +14,6 @@ from moe_search.scaling.profiles import Profile
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.equation import short
 from moe_search.scaling.report.figures import Figure, Plot
-from moe_search.scaling.report.law_tables import shown_profiles
 from moe_search.scaling.report.numbers import number, ticks
 from moe_search.scaling.report.theme import DATA, INK, MUTED, band, blank
 
@@ -33,12 +32,12 @@ def draw(data: ReportInput) -> list[Plot] | str:
     """Small panels, one figure a law; the likelihood ratio over the values of each parameter."""
     if not data.laws:
         return "No law was fitted, so there is no likelihood to profile."
-    drawn = [_law(fit) for fit in data.laws[:MOST] if shown_profiles(fit)]
+    drawn = [_law(fit) for fit in data.laws[:MOST] if fit.profiles]
     return drawn or "The likelihood of the fits was not profiled, or all their parameters are withheld."
 
 
 def _law(fit: Fit) -> Plot:
-    profiles = shown_profiles(fit)
+    profiles = fit.profiles
     height = -(-len(profiles) // COLUMNS)
     figure = make_subplots(
         rows=height, cols=COLUMNS, shared_yaxes="all", horizontal_spacing=0.035, vertical_spacing=0.34 / height

@@ -115,7 +115,7 @@ def test_scaling_is_over_one_process_before_and_after(
 def test_tables_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*LAYER]) == 0
     shown = capsys.readouterr()
-    for text in ("moe_ffn: d 16, E 4, k 2, f 8; float32, 64 tokens", "grouped", "dense onednn", "of peak", "kept"):
+    for text in ("moe_ffn: d 16, E 4, k 2, f 8; float32, 64 tokens", "grouped", "dense", "of peak", "kept"):
         assert text in shown.out
     assert "1 of 1: moe_ffn d_model=16" in shown.err
 

@@ -14,7 +14,7 @@ from moe_search.scaling.report import figures as package
 from moe_search.scaling.report.figures import figures
 from moe_search.scaling.report.figures.effect_sizes import label
 from moe_search.scaling.report.figures.schedules import FREE, schedule_name
-from moe_search.scaling.report.law_tables import profiled, shown_profiles
+from moe_search.scaling.report.law_tables import profiled
 from moe_search.scaling.report.sections import SECTIONS
 from moe_search.scaling.report.theme import INK, sequence
 from moe_search.spaces.schedule import NAMED_SCHEDULES
@@ -73,10 +73,10 @@ def test_profiles_have_a_panel_a_parameter_and_meet_their_threshold_at_their_end
     for plot, fit in zip(plots, campaign.laws, strict=True):
         curves = [trace for trace in plot.figure.data if trace.line.color == INK]
         bands = [trace for trace in plot.figure.data if trace.fill == "toself"]
-        shown = shown_profiles(fit)
+        shown = fit.profiles
         assert len(curves) == len(bands) == len(shown)
         withheld = {name for name, estimate in fit.parameters.items() if estimate.value is None}
-        assert withheld == {one.name for one in fit.profiles} - {one.name for one in shown}
+        assert withheld == set(fit.parameters) - {one.name for one in shown}
         assert ("withheld" in plot.caption) == bool(withheld)
         for curve, one in zip(curves, shown, strict=True):
             for end in (one.low, one.high):
