@@ -15,7 +15,7 @@ import pytest
 
 from moe_search.scaling.report import render_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SYNTHETIC = Path(__file__).parents[1] / "scaling" / "report" / "synthetic.py"
 # Runs in a copy of the page without its security policy, which would not let a foreign script in.
 PROBE = """<script>

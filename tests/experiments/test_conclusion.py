@@ -33,6 +33,8 @@ from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.resolve import resolve
 
+pytestmark = pytest.mark.slow
+
 TEXT = """\
 name: simulated
 folder: {folder}
