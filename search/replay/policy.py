@@ -1,5 +1,6 @@
 """What a search policy is to a replay: it sees the table without its losses, and what has been paid for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,6 +51,11 @@ class View:
         """Return the designs that exist at a fidelity and have not been run there."""
         done = {i for s, i in self.runs if s == fidelity}
         return np.array([i for i in self.table.options(fidelity).tolist() if i not in done], dtype=np.intp)
+
+    def first_left(self, order: Sequence[int]) -> list[Run]:
+        """Return, as runs at the target, the first design of ``order`` that has not been run there; none if all were."""
+        done = {i for s, i in self.runs if s == self.target}
+        return next(([(self.target, i)] for i in order if i not in done), [])
 
     def since_target(self) -> tuple[int, float]:
         """Return how many runs there were after the last one at the target, and what they cost."""

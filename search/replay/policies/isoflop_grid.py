@@ -33,9 +33,7 @@ class IsoFlopGrid:
         if not self._order:
             ends = view.table.options(view.target)
             self._order = ends[np.argsort(_extrapolated(view, ends), kind="stable")].tolist()
-        done = {i for s, i in view.runs if s == view.target}
-        following = next((i for i in self._order if i not in done), None)
-        return [] if following is None else [(view.target, following)]
+        return view.first_left(self._order)
 
 
 def _grid(view: View) -> list[Run]:

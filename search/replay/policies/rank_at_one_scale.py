@@ -33,9 +33,7 @@ class RankAtOneScale:
             apart = ((table.features[ends][:, None, :] - table.features[ran][None, :, :]) ** 2).sum(axis=2)
             rank = losses[apart.argmin(axis=1)]
             self._order = ends[np.lexsort((apart.min(axis=1), rank))].tolist()
-        done = {i for s, i in view.runs if s == target}
-        following = next((i for i in self._order if i not in done), None)
-        return [] if following is None else [(target, following)]
+        return view.first_left(self._order)
 
 
 def _proxies(view: View) -> list[Run]:

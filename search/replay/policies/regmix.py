@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from moe_search.scaling.regressions.lightgbm import FEWEST as FEWEST_FOR_TREES
+from moe_search.scaling.regressions.lightgbm import PARAMETERS, ROUNDS
 from moe_search.search.replay.policy import Run, View
 from moe_search.search.replay.task import Array
 
 PROXIES, FEWEST = 128, 16
-TREES = {"objective": "regression", "learning_rate": 0.01, "verbosity": -1, "num_threads": 1, "deterministic": True}
-ROUNDS = 1000
-FEWEST_FOR_TREES = 40
-"""Fewer rows than two leaves of LightGBM's default size give a constant."""
 RIDGE = 1e-3
 
 
@@ -44,9 +42,7 @@ class RegMix:
             features = _weights(view)
             predicted = _regression(features[view.design], view.observed, features[ends])
             self._order = ends[np.argsort(predicted, kind="stable")].tolist()
-        done = {i for s, i in view.runs if s == view.target}
-        following = next((i for i in self._order if i not in done), None)
-        return [] if following is None else [(view.target, following)]
+        return view.first_left(self._order)
 
 
 def _weights(view: View) -> Array:
@@ -59,7 +55,7 @@ def _regression(x: Array, y: Array, new: Array) -> Array:
     """Predict (new,) from runs x (n, features), y (n,)."""
     if importlib.util.find_spec("lightgbm") is not None and len(x) >= FEWEST_FOR_TREES:
         lightgbm: Any = importlib.import_module("lightgbm")
-        trained = lightgbm.train(TREES, lightgbm.Dataset(x, y), num_boost_round=ROUNDS)
+        trained = lightgbm.train(PARAMETERS, lightgbm.Dataset(x, y), num_boost_round=ROUNDS)
         return np.asarray(trained.predict(new), dtype=np.float64)
     center = x.mean(axis=0)
     a = x - center
