@@ -53,7 +53,7 @@ class View:
         return np.array([i for i in self.table.options(fidelity).tolist() if i not in done], dtype=np.intp)
 
     def first_left(self, order: Sequence[int]) -> list[Run]:
-        """Return, as runs at the target, the first design of ``order`` that has not been run there; none if all were."""
+        """Return the first design of ``order`` not yet run at the target, as a run there; none if all were."""
         done = {i for s, i in self.runs if s == self.target}
         return next(([(self.target, i)] for i in order if i not in done), [])
 
