@@ -3,6 +3,9 @@
 An import that is interrupted half-way does not raise KeyboardInterrupt: extension modules make an ImportError or a
 SystemError of it, and others swallow it. So no import is interrupted. The imports with which a command starts
 are left together with the process, because nothing has begun that could be lost; later ones are waited for.
+
+MLflow's database is waited for, too: a transaction that is broken off stays open, and its lock held, for as long as the
+KeyboardInterrupt is under way, so that nothing could be written in good order any more.
 """
 
 import _thread
@@ -16,6 +19,8 @@ from types import CodeType, FrameType
 from moe_search.experiments.cli.exits import ExitCode
 
 SECONDS_BETWEEN_QUESTIONS = 0.05
+_IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
+_MLFLOW_DATABASE = "mlflow.store."
 
 
 class Interrupts:
@@ -46,23 +51,24 @@ class Interrupts:
 
     def _pressed(self, _number: int, frame: FrameType | None) -> None:
         self.asked = True
-        importer = self._importer(frame)
-        if importer is None:
+        at_work = self._not_to_be_broken_off(frame)
+        if at_work is None:
             raise KeyboardInterrupt
-        if importer.startswith(f"{__package__}."):
+        if at_work.startswith(f"{__package__}."):
             _leave()
         _thread.start_new_thread(_ask_again, ())
 
-    def _importer(self, frame: FrameType | None) -> str | None:
-        """Return the module whose import statement is being executed, the outermost one; None if there is none."""
-        importer, inside = None, False
+    def _not_to_be_broken_off(self, frame: FrameType | None) -> str | None:
+        """Return the outermost module that is at an import statement or in MLflow's database; None if there is none."""
+        found, inside = None, False
         while frame is not None and frame.f_code is not self._main:
-            is_machinery = frame.f_code.co_filename == "<frozen importlib._bootstrap>"
-            if inside and not is_machinery:
-                importer = frame.f_globals.get("__name__", "")
+            module = frame.f_globals.get("__name__", "")
+            is_machinery = frame.f_code.co_filename == _IMPORT_MACHINERY
+            if (inside and not is_machinery) or module.startswith(_MLFLOW_DATABASE):
+                found = module
             inside = is_machinery
             frame = frame.f_back
-        return importer
+        return found
 
     def _unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Ask again where Python drops a KeyboardInterrupt: it was raised while an object was being deleted."""
