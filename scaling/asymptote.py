@@ -14,7 +14,7 @@ times the largest compute held the truth in 98 of 100 (free) and 96 (integrated)
 at the best fit of the same runs in 38 and in 14.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ RESAMPLES: Final = 1000
 
 @dataclass(frozen=True)
 class Forecast:
-    """The law's loss for one model under one treatment; without the noise of a run."""
+    """The law's loss for one model under one treatment; without the noise of a run, widened where the fit is."""
 
     model: str
     loss: float
@@ -106,30 +106,68 @@ def forecasts_by_asymptote(
     Raises:
         InvalidInputError: the law has no irreducible loss that is free, or there are no resamples.
     """
-    floor = floor_of(law)
-    if floor is None or law.integrated is not None:
+    if not has_free_asymptote(law):
         raise InvalidInputError(
             f"the law {law.name} has no irreducible loss that is fitted", where="--law", fix="compute"
         )
+
+    def fit_one(one: Law) -> Fit:
+        return fit(one, frame, objective=objective, cluster=cluster, resamples=resamples, starts=starts, seed=seed)
+
+    _enough(resamples)
+    return treatments_of(fit_one(law), at, fit_one, pinned=pinned)
+
+
+def has_free_asymptote(law: Law) -> bool:
+    """Whether the law has an irreducible loss that is fitted like any parameter."""
+    return floor_of(law) is not None and law.integrated is None
+
+
+def treatments_of(
+    free: Fit, at: Mapping[str, pl.DataFrame], fit_one: Callable[[Law], Fit], *, pinned: Sequence[float] = ()
+) -> Treatments:
+    """Forecast models with a fit, and with what ``fit_one`` makes of its law once its irreducible loss is treated.
+
+    Args:
+        free: the fit whose law's irreducible loss is fitted; of any other law it stays the only treatment.
+        at: as in :func:`forecasts_by_asymptote`.
+        fit_one: fits the law it is given to the runs of ``free``, in the same way.
+        pinned: as in :func:`forecasts_by_asymptote`.
+
+    Raises:
+        InvalidInputError: there are no resamples, values are to be pinned and the law has nothing to pin, or a value
+            is out of bounds.
+    """
+    _enough(len(free.draws))
+    law = free.law
+    floor = floor_of(law)
+    first = _treated(free, at)
+    if floor is None or law.integrated is not None:
+        if pinned:
+            raise InvalidInputError(f"the law {law.name} has no irreducible loss that could be held at {pinned[0]:g}")
+        return Treatments(law.name, (first,))
+    values = pinned or _usual(free, floor.name) or [_best(first)]
+    others = [Pinned(law, {floor.name: value}) for value in values]
+    integrated = Pinned(law, {}, integrated=floor.name)
+    return Treatments(law.name, (first, *(_treated(fit_one(one), at) for one in (*others, integrated))))
+
+
+def _enough(resamples: int) -> None:
     if resamples < 2:
-        raise InvalidInputError(f"{resamples} resamples give no interval", allowed="at least 2")
-
-    def treated(one: Law) -> Treatment:
-        fitted = fit(one, frame, objective=objective, cluster=cluster, resamples=resamples, starts=starts, seed=seed)
-        return Treatment(fitted.law.name, asymptote_of(fitted), fitted.objective, _forecasts(fitted, at))
-
-    free = treated(law)
-    values = pinned or _usual(law, frame, objective, floor.name) or [_best(free)]
-    others = [treated(Pinned(law, {floor.name: value})) for value in values]
-    return Treatments(law.name, (free, *others, treated(Pinned(law, {}, integrated=floor.name))))
+        raise InvalidInputError(
+            f"{resamples if resamples else 'no'} resamples give no interval", where="--resamples", allowed="at least 2"
+        )
 
 
-def _usual(law: Law, frame: pl.DataFrame, objective: str | None, name: str) -> list[float]:
+def _treated(fitted: Fit, at: Mapping[str, pl.DataFrame]) -> Treatment:
+    return Treatment(fitted.law.name, asymptote_of(fitted), fitted.objective, _forecasts(fitted, at))
+
+
+def _usual(free: Fit, name: str) -> list[float]:
     """Published values of the parameter, where the losses are in the unit of the publication."""
-    bits = objective.startswith("bpb") if objective else "bpb" in frame.columns
-    if bits:
+    if free.objective_column.startswith("bpb"):
         return []
-    return sorted({float(fitted[name]) for fitted in law.published.values() if name in fitted})
+    return sorted({float(fitted[name]) for fitted in free.law.published.values() if name in fitted})
 
 
 def _best(free: Treatment) -> float:
@@ -145,7 +183,7 @@ def _best(free: Treatment) -> float:
 def _forecasts(fitted: Fit, at: Mapping[str, pl.DataFrame]) -> tuple[Forecast, ...]:
     found = []
     for name, row in at.items():
-        middle, draws = fitted.log_means(row)
+        middle, draws, _ = fitted.log_draws(row)
         low_80, high_80, low_95, high_95 = np.exp(np.quantile(draws[0], [0.1, 0.9, 0.025, 0.975])).tolist()
         found.append(Forecast(name, float(np.exp(middle[0])), low_80, high_80, low_95, high_95))
     return tuple(found)

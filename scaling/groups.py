@@ -127,13 +127,15 @@ class _Part:
 
 def _parts(usable: pl.DataFrame, conditions: Sequence[str]) -> list[pl.DataFrame]:
     """The runs of each condition."""
-    chosen = [mask(usable, condition, where="groups") for condition in conditions]
+    chosen = [mask(usable, condition, where="--compare") for condition in conditions]
     for condition, rows in zip(conditions, chosen, strict=True):
         if not rows.any():
-            raise InvalidInputError(f"no run meets {condition!r}", where="groups", allowed="a condition that runs meet")
+            raise InvalidInputError(
+                f"no run meets {condition!r}", where="--compare", allowed="a condition that runs meet"
+            )
     twice = int((np.sum([rows.to_numpy() for rows in chosen], axis=0) > 1).sum())
     if twice:
-        raise InvalidInputError(f"{twice} runs are in several groups, {' and '.join(conditions)}", where="groups")
+        raise InvalidInputError(f"{twice} runs are in several groups, {' and '.join(conditions)}", where="--compare")
     return [usable.filter(rows) for rows in chosen]
 
 

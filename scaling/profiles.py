@@ -17,15 +17,21 @@ from typing import Any, Self
 import numpy as np
 from scipy.stats import f as f_distribution
 
+from moe_search.scaling.continuation import continued
 from moe_search.scaling.law import Array
 from moe_search.scaling.optimum import Optimum, mean_slope
 from moe_search.scaling.problem import Problem
 from moe_search.scaling.resampling import corrected_residuals
 from moe_search.spaces.errors import InvalidInputError
 
+Curvature = tuple[Array, float]
+"""What :func:`covariance_and_scale` returns."""
+
 OFFSETS = np.array([0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 8.0, 13.0, 21.0])
 """Standard errors at which the end of an interval is first looked for."""
 POINTS = 41
+GAIN = 0.02
+"""Of the statistic, below which a point that starts from its neighbour is no better."""
 MARGIN = 0.4
 """Of the interval's half width: how far a profile goes beyond its ends."""
 LEVEL = 0.95
@@ -81,11 +87,11 @@ def profile(
     indices = [law.index(name) for name in names]
     freedom = optimum.freedom
     threshold = float(f_distribution.ppf(LEVEL, 1, freedom))
-    covariance, scale = covariance_and_scale(problem, optimum)
+    covariance, scale = curvature = covariance_and_scale(problem, optimum)
     step = np.sqrt(np.diag(covariance))
     offsets = np.concatenate([-OFFSETS[::-1], OFFSETS])
     coarse = [np.unique(_within(problem, j, optimum.theta[j] + step[j] * offsets)) for j in indices]
-    found = _refits(problem, optimum, indices, coarse, covariance)
+    found = _refits(problem, optimum, indices, coarse, curvature)
     fine = []
     for j, values, objective in zip(indices, coarse, found, strict=True):
         low, high = _ends(values, 2 * (objective - optimum.objective) / scale, float(optimum.theta[j]), threshold)
@@ -95,7 +101,7 @@ def profile(
         fine.append(np.linspace(first, last, points))
     profiles = []
     for name, j, values, objective in zip(
-        names, indices, fine, _refits(problem, optimum, indices, fine, covariance), strict=True
+        names, indices, fine, _refits(problem, optimum, indices, fine, curvature), strict=True
     ):
         statistic = 2 * (objective - optimum.objective) / scale
         low, high = _ends(values, statistic, float(optimum.theta[j]), threshold)
@@ -123,9 +129,10 @@ def _within(problem: Problem, j: int, values: Array) -> Array:
 
 
 def _refits(
-    problem: Problem, optimum: Optimum, indices: Sequence[int], held: Sequence[Array], covariance: Array
+    problem: Problem, optimum: Optimum, indices: Sequence[int], held: Sequence[Array], curvature: Curvature
 ) -> list[Array]:
     """Best objective at each held value of each parameter, all in one batch."""
+    covariance, scale = curvature
     starts, lows, highs = [], [], []
     for j, values in zip(indices, held, strict=True):
         along = covariance[:, j] / covariance[j, j]
@@ -140,7 +147,10 @@ def _refits(
         np.concatenate(starts), curvature="explore", precision=optimum.precision, box=box, tolerance=1e-6
     )
     solution = problem.solve(explored.theta, curvature="polish", precision=optimum.precision, box=box)
-    return np.split(solution.objective, np.cumsum([len(values) for values in held])[:-1])
+    parameter = np.repeat(indices, [len(values) for values in held])
+    gain = 0.5 * GAIN * scale
+    objective = continued(problem, solution, parameter, box=box, precision=optimum.precision, gain=gain).objective
+    return np.split(objective, np.cumsum([len(values) for values in held])[:-1])
 
 
 def _ends(values: Array, statistic: Array, best: float, threshold: float) -> tuple[float | None, float | None]:

@@ -88,7 +88,7 @@ def test_laws_without_a_free_asymptote_and_no_resamples_are_refused() -> None:
     for name in ("compute:E=1.7", "kaplan", "compute:E=integrated"):
         with pytest.raises(InvalidInputError, match="has no irreducible loss that is fitted"):
             forecasts_by_asymptote(get_law(name), runs(), {"far": FAR})
-    with pytest.raises(InvalidInputError, match="0 resamples give no interval"):
+    with pytest.raises(InvalidInputError, match="--resamples: no resamples give no interval"):
         forecasts_by_asymptote(LAW, runs(), {"far": FAR}, resamples=0)
 
 
