@@ -35,7 +35,7 @@ shape: {{seq_len: 64, head_dim: 8, d_model_multiple: 8}}
 training: {{batch_tokens: 512, warmup_steps: 4, evaluation_tokens: 1024, checkpoint_seconds: 0.02}}
 budget: {{train_flops: {budget}}}
 target: {{train_flops: 1.0e+18}}
-laws: [joint, chinchilla]
+laws: [{laws}]
 """
 
 
@@ -82,10 +82,13 @@ def hears_ctrl_c() -> Callable[[], None]:
 class Campaign:
     """A folder with a ``campaign.yaml``, and the command in it."""
 
-    def __init__(self, folder: Path, text: Path, environment: dict[str, str], *, seed: int, budget: float) -> None:
+    def __init__(
+        self, folder: Path, text: Path, environment: dict[str, str], *, seed: int, budget: float, laws: str
+    ) -> None:
         self.folder, self.environment = folder, environment
         folder.mkdir(exist_ok=True)
-        (folder / "campaign.yaml").write_text(SPEC.format(seed=seed, text=text, budget=f"{budget:.3e}"))
+        spec = SPEC.format(seed=seed, text=text, budget=f"{budget:.3e}", laws=laws)
+        (folder / "campaign.yaml").write_text(spec)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "moe_search", *arguments]
@@ -130,8 +133,9 @@ NewCampaign = Callable[..., Campaign]
 
 @pytest.fixture(scope="session")
 def new_campaign(tmp_path_factory: pytest.TempPathFactory, text: Path, environment: dict[str, str]) -> NewCampaign:
-    def new(*, seed: int = 0, budget: float = 4.5e10) -> Campaign:
-        return Campaign(tmp_path_factory.mktemp("campaign"), text, environment, seed=seed, budget=budget)
+    def new(*, seed: int = 0, budget: float = 4.5e10, laws: str = "chinchilla") -> Campaign:
+        folder = tmp_path_factory.mktemp("campaign")
+        return Campaign(folder, text, environment, seed=seed, budget=budget, laws=laws)
 
     return new
 
@@ -139,7 +143,7 @@ def new_campaign(tmp_path_factory: pytest.TempPathFactory, text: Path, environme
 @pytest.fixture(scope="session")
 def finished(new_campaign: NewCampaign) -> tuple[Campaign, subprocess.CompletedProcess[str]]:
     """A campaign run from start to end, and what the command said."""
-    campaign = new_campaign()
+    campaign = new_campaign(laws="joint, chinchilla")
     done = campaign("run", "campaign.yaml")
     assert done.returncode == 0, done.stderr
     return campaign, done

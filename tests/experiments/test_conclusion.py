@@ -116,7 +116,7 @@ def test_concluding_again_says_the_same(simulated: Simulated) -> None:
 
 def test_a_target_that_nothing_fits_leaves_fits_and_report(simulated: Simulated) -> None:
     spec, workspace, ledger, _ = simulated
-    impossible = spec.replace(target=spec.target.replace(memory_gb=1e-3))
+    impossible = spec.replace(target=spec.target.replace(memory_gb=1e-3), laws=("chinchilla",))
     workspace.report.unlink()
     with pytest.raises(InvalidInputError, match="memory_gb"):
         conclude(
