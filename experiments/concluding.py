@@ -30,6 +30,7 @@ from moe_search.scaling.report.runs_view import RunsView
 from moe_search.scaling.validation import Comparison
 from moe_search.search.ledger import Ledger
 from moe_search.search.problem import Problem
+from moe_search.search.suggest import ending
 from moe_search.search.trial import Row
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.rules import ShapeRules
@@ -53,6 +54,8 @@ class Conclusion:
     warnings: tuple[str, ...]
     controls: tuple[str, ...]
     """How dense and random-router models did at equal size and tokens; a tie is called one."""
+    ended: str = ""
+    """Why the search ended, and what of the budget it did not need; empty while it goes on."""
 
 
 def conclude(
@@ -69,6 +72,7 @@ def conclude(
     if frame.is_empty() or frame["bpb"].null_count() == frame.height:
         raise ResourceError(f"no proxy has finished with a loss; {_first_message(rows)}")
     warnings = sanity(frame)
+    ended = ending(ledger.problem, rows)
     log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
     fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log, profiles=True)
     write_text(workspace.fits, fits_json(fits) + "\n")
@@ -103,6 +107,7 @@ def conclude(
         lost=tuple(lost),
         warnings=tuple(warnings),
         controls=tuple(controls(RunsView(frame))),
+        ended=ended.sentence if ended else "",
     )
 
 

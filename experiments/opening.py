@@ -80,6 +80,7 @@ def planned_problem(spec: Spec) -> Problem:
         rules=spec.shape,
         budget_flops=spec.budget.train_flops,
         decay_share=spec.training.decay_share,
+        policy=spec.search,
         seed=spec.seed,
         lag=spec.workers.in_flight - 1,
     )

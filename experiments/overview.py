@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_search.search.ledger import Ledger
+from moe_search.search.standing import Ending
 from moe_search.search.status import Running, Status, summarise
 from moe_search.search.trial import Row, Trial
 
@@ -51,7 +52,7 @@ def share(running: Running) -> float:
     return min(running.tokens / running.scale.tokens, 1.0)
 
 
-def overview(ledger: Ledger, rows: Sequence[Row]) -> Overview:
-    """Return how a campaign stands, given the rows just read from its ledger."""
-    status = summarise(ledger.problem.budget_flops, rows, ledger.progress())
+def overview(ledger: Ledger, rows: Sequence[Row], ended: Ending | None = None) -> Overview:
+    """Return how a campaign stands, given the rows just read from its ledger, and why it is over, if that is known."""
+    status = summarise(ledger.problem.budget_flops, rows, ledger.progress(), ended)
     return Overview(status=status, trials={row.trial.number: row.trial for row in rows})

@@ -203,6 +203,8 @@ def conclusion_lines(conclusion: Conclusion, folder: str) -> Iterator[str]:
     """Yield where everything lies and what to type next."""
     for warning in conclusion.warnings:
         yield f"[yellow]![/yellow] {warning}"
+    if conclusion.ended:
+        yield f"[cyan]search[/cyan]           {conclusion.ended}"
     for sentence in conclusion.controls:
         yield f"[cyan]control[/cyan]          {sentence}"
     yield f"[cyan]report[/cyan]           {folder}/report.html"

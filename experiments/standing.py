@@ -86,6 +86,11 @@ def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[Rend
         where = f"trial {best.trial} at {scale_words(best.scale)}"
         facts.add_row("best", f"{best.bpb:.3f} bits/byte, {where}: {design_words(best.design)}")
         facts.add_row("", f"mixture {mixture_words(best.design.mixture)}")
+    if status.ending is not None:
+        facts.add_row("ended", status.ending.sentence)
+    elif status.standing is not None:
+        s = status.standing
+        facts.add_row("decision", f"expected regret {s.regret:.2g} bits/byte, noise between seeds {s.noise:.2g}")
     for running in status.running:
         loss = f", {running.loss:.2f} nats" if running.loss is not None else ""
         state = f"{share(running):.0%}{loss}, by {running.owner}" if running.is_held else "interrupted, to be resumed"

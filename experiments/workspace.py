@@ -16,7 +16,7 @@ from moe_search.spaces.errors import InvalidInputError
 def deciding(spec: Spec) -> dict[str, Any]:
     """Return the fields that decide what the trials are; the others may change between two commands on one folder."""
     dumped = spec.model_dump(mode="json")
-    names = ("name", "seed", "corpus", "space", "ladder", "shape", "training", "objective", "storage")
+    names = ("name", "seed", "corpus", "space", "ladder", "shape", "training", "search", "objective", "storage")
     return {name: dumped[name] for name in names} | {
         "budget": {"train_flops": spec.budget.train_flops},
         "workers": {"in_flight": spec.workers.in_flight},

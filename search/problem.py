@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from moe_search.search.policy import Policy
 from moe_search.search.price import Price
 from moe_search.search.trial import Proposal, Trial
 from moe_search.spaces.accounting import flops_per_token
@@ -46,6 +47,8 @@ class Problem(Frozen):
     lag: int = Field(default=3, ge=0)
     """A proposal looks at the results of all trials but the ``lag`` latest, so ``lag + 1`` workers hardly wait."""
 
+    policy: Policy = Policy(stop=False)
+    """What a campaign may choose; of itself a problem is searched until its budget is spent."""
     initial_share: float = Field(default=0.4, gt=0, le=1)
     """Largest share of the budget that the initial design may take."""
     pool_size: PositiveInt = 192

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from moe_search.search.budget import Budget, budget_of
 from moe_search.search.lease import Lease
 from moe_search.search.ledger import Ledger
+from moe_search.search.standing import Ending, Standing
+from moe_search.search.suggest import ending
 from moe_search.search.trial import Row
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.frozen import Frozen
@@ -42,15 +44,23 @@ class Status(Frozen):
     budget: Budget
     best: Best | None
     running: tuple[Running, ...]
+    standing: Standing | None = None
+    """How the decision stood when the latest trial was proposed."""
+    ending: Ending | None = None
+    """Why the search is over; None while it goes on."""
 
 
 def status_of(ledger: Ledger) -> Status:
-    """Read the ledger once and summarise it."""
-    return summarise(ledger.problem.budget_flops, ledger.rows(), ledger.progress())
+    """Read the ledger once and summarise it, with the reason why the search is over if it is (a second's work)."""
+    rows = ledger.rows()
+    return summarise(ledger.problem.budget_flops, rows, ledger.progress(), ending(ledger.problem, rows))
 
 
 def summarise(
-    budget_flops: float, rows: Sequence[Row], progress: Mapping[int, tuple[Lease | None, Mapping[int, float]]]
+    budget_flops: float,
+    rows: Sequence[Row],
+    progress: Mapping[int, tuple[Lease | None, Mapping[int, float]]],
+    ended: Ending | None = None,
 ) -> Status:
     """Return the status of a trial table.
 
@@ -58,6 +68,7 @@ def summarise(
         budget_flops: training FLOPs allowed.
         rows: the table.
         progress: lease and reported losses by tokens of the trials that are running.
+        ended: why the search is over, where that was asked.
     """
     counted = Counter(row.runs[-1].status if row.state == "finished" else row.state for row in rows)
     running = []
@@ -81,6 +92,8 @@ def summarise(
         budget=budget_of(budget_flops, rows),
         best=_best(rows),
         running=tuple(running),
+        standing=(ended and ended.standing) or (rows[-1].trial.standing if rows else None),
+        ending=ended,
     )
 
 

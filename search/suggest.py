@@ -13,6 +13,7 @@ Everything runs on one thread and draws from seeded generators: the same table g
 machines of one kind. Nothing else depends on that, as proposals are written down once and never derived again.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +26,8 @@ from moe_search.search.acquisition import knowledge_gradient
 from moe_search.search.budget import budget_of
 from moe_search.search.initial_design import initial_design
 from moe_search.search.problem import Problem
+from moe_search.search.standing import Ending, Reason, Standing
+from moe_search.search.stopping import standing
 from moe_search.search.surrogate import Surrogate
 from moe_search.search.trial import Proposal, Row
 from moe_search.spaces.design import Design, Scale
@@ -61,20 +64,42 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
         surrogate: Surrogate | None = None
         while len(proposals) < n:
             ahead = [*pending, *_as_rows(problem, proposals, first=len(finished) + len(pending))]
-            proposal = _next_initial(problem, finished, ahead)
-            if proposal is None:
+            step: Proposal | Reason | None = _next_initial(problem, finished, ahead)
+            if step is None:
                 remaining = budget_of(problem.budget_flops, finished, ahead).remaining
                 if remaining < _cheapest(problem):  # before any work: a waiting worker asks again and again
                     break
                 surrogate = surrogate or Surrogate.fit(problem, finished)
                 if surrogate is None:
-                    proposal = _blind(problem, [*finished, *ahead], remaining)
+                    step = _blind(problem, [*finished, *ahead], remaining)
                 else:
-                    proposal = _next_informed(problem, finished, ahead, surrogate, remaining)
-            if proposal is None:
+                    believer, rows = _with_pending(surrogate, ahead), [*finished, *ahead]
+                    look = _look(problem, rows, surrogate, believer, remaining)
+                    step = _next_informed(problem, rows, believer, look, remaining)
+            if not isinstance(step, Proposal):
                 break
-            proposals.append(proposal)
+            proposals.append(step)
     return proposals
+
+
+def ending(problem: Problem, rows: Sequence[Row]) -> Ending | None:
+    """Return why a search is over, as a function of its trial table; None where it goes on, or waits for results."""
+    if any(row.is_open for row in rows) or _next_initial(problem, rows, ()) is not None:
+        return None
+    with one_thread():
+        remaining = budget_of(problem.budget_flops, rows).remaining
+        surrogate = Surrogate.fit(problem, rows)
+        now = None
+        if surrogate is None:
+            step: Proposal | Reason | None = _blind(problem, rows, remaining)
+        else:
+            look = _look(problem, rows, surrogate, surrogate, remaining)
+            step, now = _next_informed(problem, rows, surrogate, look, remaining), look.standing
+    if isinstance(step, Proposal):
+        return None
+    return Ending(
+        reason=step or "budget", standing=now, saved_flops=max(remaining, 0.0), budget_flops=problem.budget_flops
+    )
 
 
 class Decision(NamedTuple):
@@ -134,25 +159,59 @@ def _next_initial(problem: Problem, finished: Sequence[Row], pending: Sequence[R
     return None
 
 
-def _next_informed(
-    problem: Problem, finished: Sequence[Row], pending: Sequence[Row], surrogate: Surrogate, remaining: float
-) -> Proposal | None:
-    rows = [*finished, *pending]
-    believer = _with_pending(surrogate, pending)
+class _Look(NamedTuple):
+    """The candidates, and every run that the budget pays for, through a surrogate's eyes."""
+
+    designs: list[Design]
+    target: Tensor
+    """The designs at the target scale, encoded."""
+    means: Tensor
+    """Expected log loss there ``(n_designs,)``."""
+    options: list[Option]
+    inputs: Tensor
+    """The options, encoded."""
+    standing: Standing
+
+
+def _look(problem: Problem, rows: Sequence[Row], surrogate: Surrogate, believer: Surrogate, remaining: float) -> _Look:
     designs = _candidates(problem, rows, believer)
     target = believer.encode_realised(designs, [problem.target_scale] * len(designs))
-    means = believer.mean_at(target)
+    options = [
+        Option(design, scale, problem.cost(design, scale)) for design in designs for scale in problem.ladder.scales()
+    ]
+    options = [option for option in options if option.cost <= remaining]
+    inputs = _encode_options(problem, believer, options)
+    cost = torch.tensor([option.cost for option in options], dtype=torch.float64)
+    now = standing(surrogate, believer, target, inputs=inputs, cost=cost, remaining=remaining)
+    return _Look(designs, target, believer.mean_at(target), options, inputs, now)
+
+
+def _next_informed(
+    problem: Problem, rows: Sequence[Row], believer: Surrogate, look: _Look, remaining: float
+) -> Proposal | Reason | None:
+    """Return the next proposal, or why there is none: the stop rule, or (None) the budget."""
+    designs, target, means = look.designs, look.target, look.means
+    rank = dict(zip(designs, means.tolist(), strict=True))
     best = int(means.argmin())
 
-    allowed, why = _allowed(problem, rows, designs, means, remaining)
+    def propose(option: Option, reason: str) -> Proposal:
+        return _proposal(problem, rows, believer, option, reason).replace(standing=look.standing)
+
+    allowed, why = _allowed(problem, rows, look.options, rank, remaining)
     if not allowed:
         return None
+    if problem.policy.stop and (enough := look.standing.reason_to_stop):
+        unconfirmed = _unconfirmed(problem, rows, look, rank)
+        if unconfirmed is None:
+            return enough
+        return propose(unconfirmed, "the choice is settled: the best design is confirmed at the ladder's top")
     if why == "" and (repeat := _repeat(problem, rows, designs, means)) in allowed:
-        return _proposal(problem, rows, believer, repeat, "the best design so far again, to measure the noise")
+        return propose(repeat, "the best design so far again, to measure the noise")
     if len(allowed) == 1:
-        return _proposal(problem, rows, believer, allowed[0], why or "the only run that the budget still pays for")
+        return propose(allowed[0], why or "the only run that the budget still pays for")
 
-    inputs = _encode_options(problem, believer, allowed)
+    chosen = {(option.design, option.scale) for option in allowed}
+    inputs = look.inputs[[(option.design, option.scale) in chosen for option in look.options]]
     gain = knowledge_gradient(
         means,
         believer.covariance_at(inputs, target),
@@ -167,30 +226,38 @@ def _next_informed(
         f"{why + ': ' if why else ''}knowledge gradient {value:.1e} bpb at the target for {cost[index]:.2e} FLOPs, "
         f"the most per FLOP of {len(allowed)} options; the best design is expected at {expected:.3f} ± {spread:.3f} bpb"
     )
-    return _proposal(problem, rows, believer, allowed[index], reason)
+    return propose(allowed[index], reason)
+
+
+def _unconfirmed(problem: Problem, rows: Sequence[Row], look: _Look, rank: dict[Design, float]) -> Option | None:
+    """Return the best design at the ladder's top, unless one as good within the noise was run there or none can be.
+
+    So the rule never trusts what proxies alone say about the top.
+    """
+    top, least = problem.ladder.top, min(rank.values())
+    near = least + math.log1p(look.standing.noise / math.exp(least))
+    if any(row.trial.scale == top and rank.get(row.trial.design, math.inf) <= near for row in rows):
+        return None
+    at_top = (option for option in look.options if option.scale == top)
+    return min(at_top, key=lambda option: rank[option.design], default=None)
 
 
 def _allowed(
-    problem: Problem, rows: Sequence[Row], designs: Sequence[Design], means: Tensor, remaining: float
+    problem: Problem, rows: Sequence[Row], options: list[Option], rank: dict[Design, float], remaining: float
 ) -> tuple[list[Option], str]:
-    """Return the options that budget and guards leave, and the guard that spoke ("" if none did).
+    """Return the options that guards leave, and the guard that spoke ("" if none did).
 
     Args:
         problem: names ladder and guards.
         rows: finished and pending.
-        designs: candidates.
-        means: what each is expected to reach at the target ``(n_designs,)``; less is better.
+        options: all that the budget pays for.
+        rank: what each design is expected to reach at the target; less is better.
         remaining: training FLOPs.
     """
     top = problem.ladder.top
-    options = [
-        Option(design, scale, problem.cost(design, scale)) for design in designs for scale in problem.ladder.scales()
-    ]
-    options = [option for option in options if option.cost <= remaining]
     at_top = [option for option in options if option.scale == top]
     if not at_top:
         return options, ""
-    rank = dict(zip(designs, means.tolist(), strict=True))
     best = min(at_top, key=lambda option: rank[option.design])
     below, spent = 0, 0.0
     for row in reversed(rows[len(initial_design(problem)) :]):

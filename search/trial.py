@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from moe_search.search.standing import Standing
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.run import Run
@@ -31,6 +32,8 @@ class Proposal(Frozen):
     """Expected bits per byte of the trial's own run (the median of a log-normal); None before there is a surrogate."""
     predicted_sd: float | None = None
     """Standard deviation of that expectation, bits per byte, observation noise included."""
+    standing: Standing | None = None
+    """How the decision stood when this was proposed; None before there is a surrogate."""
 
 
 class Trial(Proposal):

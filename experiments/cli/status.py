@@ -17,11 +17,12 @@ def status(spec: SpecPath, *, json: Json = False) -> None:
     from moe_search.experiments.spec.loading import load_spec
     from moe_search.experiments.standing import renderables
     from moe_search.experiments.workspace import Workspace
+    from moe_search.search.suggest import ending
 
     campaign = load_spec(spec)
     ledger = open_ledger(campaign, Workspace(campaign))
     rows = ledger.rows()
-    now = overview(ledger, rows)
+    now = overview(ledger, rows, ending(ledger.problem, rows))
     if json:
         print_json({"name": campaign.name, "folder": str(campaign.folder), **now.as_json()})
         return

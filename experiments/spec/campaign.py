@@ -14,6 +14,7 @@ from moe_search.proxies.corpus.config import CorpusConfig
 from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.scaling.laws import law_names
 from moe_search.scaling.recommend import Target
+from moe_search.search.policy import Policy
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
 from moe_search.spaces.ladder import Ladder
@@ -73,6 +74,7 @@ class Spec(Frozen):
     shape: ShapeRules = Field(default=ShapeRules(), validate_default=True)
     training: TrainingRecipe = TrainingRecipe()
     budget: Budget
+    search: Policy = Policy()
     workers: Workers = Workers()
     storage: str | None = None
     """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder."""
