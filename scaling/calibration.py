@@ -1,23 +1,17 @@
 """Learn from rolling cuts how much wider a law's predictions have to be: its record, not its claim.
 
-The errors above a cut are taken as normal, with the covariance of the resamples below it, plus noise, plus tau² times
-the products of the reaches (:mod:`~moe_search.scaling.widening`). The prior of tau is log-normal; the cuts of a table
-share runs, so that each counts in part. A table without cuts keeps the prior: extrapolation is not free of doubt
-because nobody could look.
+The errors above a cut are taken as normal, with the covariance of the resamples below it, plus noise, plus what b, the
+error of the form (:mod:`~moe_search.scaling.widening`), adds at their reach. b drifts from a cut to the next one, and
+from the last one to the predictions:
 
-The prior's median and the weight of a cut were set once, on simulated worlds with every law of the library as the
-truth, such that intervals cover at ten times the compute whether or not the fitted law is the true one. On others, 20
-of each of 24 truths with ladders of 30 to 300 runs (``benchmarks/coverage.py``, results/20261130T2005-coverage.json),
-95 % intervals hold, in percent of new runs:
+    b' = rho b + sqrt(1 - rho²) tau e,   e ~ Normal(0, 1) a column
 
-    fitted law                          inside    at ten times the compute (without widening)
-    the true one (20 laws)                95        98 (95)    the worst: farseer 93
-    another law than the true one (7)     96        92 (81)    the worst, bent worlds with them: kaplan 81
-    any law, in a bent world (4 forms)    95        90 (72)    the worst: kaplan bent, fitted by itself 67
+so that a sign that the record kept is expected to go on, and the latest cuts, which are nearest to the fit, tell most.
+A Kalman filter over the cuts gives what is known of b at each tau, and how probable tau is. Its prior is log-normal: a
+table without cuts keeps it, because extrapolation is not free of doubt where nobody could look.
 
-The widths are 6.8, 6.3 and 5.1 times the mean error at ten times the compute; 4.9 would do for normal errors of known
-size. What fails is Kaplan's law, which has no irreducible loss, in bent worlds: above every cut it errs by about 1 % in
-one direction, at ten times the compute by 3 to 4 %, and the error of the form is taken to have either sign.
+rho and the prior were set once, on simulated worlds of other seeds than those that judge them. What they cover
+is measured by ``benchmarks/coverage.py``.
 """
 
 import time
@@ -36,10 +30,10 @@ from moe_search.scaling.law import Array
 from moe_search.scaling.rolling import RESAMPLES, STARTS, CutErrors, Rolling, roll
 from moe_search.scaling.widening import POWER, Widening
 
-PRIOR_MEDIAN, PRIOR_SPREAD = 0.002, 1.0
+PRIOR_MEDIAN, PRIOR_SPREAD = 0.002, 1.5
 """Of tau, in log loss at one decade beyond the runs, and of its logarithm."""
-CUT_WEIGHT = 0.5
-"""Of a cut's log likelihood."""
+LASTING = 0.7
+"""Correlation of b at a cut with b at the next one, and of the last one with that of the predictions."""
 VALUES = 20
 """Equally probable values of tau that are kept."""
 LEAST_VARIANCE = 1e-8
@@ -91,38 +85,65 @@ def widen(
     return replace(widened, holdout=score(widened.predict(test, seed=seed), observed))
 
 
-def learn(errors: Sequence[CutErrors], *, freedom: float, levels: Mapping[str, float]) -> Widening:
+def learn(
+    errors: Sequence[CutErrors],
+    *,
+    freedom: float,
+    levels: Mapping[str, float],
+    grid: Array = GRID,
+    values: int = VALUES,
+) -> Widening:
     """Return the widening after these cuts of one law.
 
     Args:
-        errors: one a cut; none keeps the prior.
+        errors: one a cut, the lowest cut first; none keeps the prior.
         freedom: of the fit that is to be widened.
         levels: that its predictions extrapolate from, by column.
+        grid: of tau, ascending in equal ratios.
+        values: of tau that are kept.
     """
-    log_posterior = -0.5 * (np.log(GRID / PRIOR_MEDIAN) / PRIOR_SPREAD) ** 2
+    log_posterior = -0.5 * (np.log(grid / PRIOR_MEDIAN) / PRIOR_SPREAD) ** 2
+    one = np.eye(len(levels))
+    prior = grid[:, None, None] ** 2 * one
+    mean, covariance = np.zeros((len(grid), len(levels))), prior
     for cut in errors:
-        log_posterior = log_posterior + CUT_WEIGHT * _log_likelihood(cut)
+        precision, information = _told_by(cut, tuple(levels))
+        shrunk = np.linalg.inv(one + covariance @ precision)
+        surprise = information - mean @ precision
+        covariance = shrunk @ covariance
+        step = np.einsum("tij,tj->ti", covariance, surprise)
+        evidence = mean @ information - 0.5 * np.einsum("ti,ij,tj->t", mean, precision, mean)
+        evidence += 0.5 * (np.einsum("ti,ti->t", surprise, step) + np.linalg.slogdet(shrunk)[1])
+        log_posterior = log_posterior + evidence
+        mean = LASTING * (mean + step)
+        covariance = LASTING**2 * covariance + (1 - LASTING**2) * prior
     posterior = np.exp(log_posterior - log_posterior.max())
     cumulative = np.cumsum(posterior) / posterior.sum()
-    tau = np.interp((np.arange(VALUES) + 0.5) / VALUES, cumulative, GRID)
-    return Widening(freedom, dict(levels), tuple(map(float, tau)), len(errors), 0.0)
+    nearest = np.minimum(np.searchsorted(cumulative, (np.arange(values) + 0.5) / values), len(grid) - 1)
+    root = np.linalg.cholesky(0.5 * (covariance + covariance.swapaxes(1, 2)) + LEAST_VARIANCE * prior)[nearest]
+    return Widening(
+        freedom=freedom,
+        edges=dict(levels),
+        tau=tuple(map(float, grid[nearest])),
+        expected=tuple(map(tuple, mean[nearest].tolist())),
+        root=tuple(tuple(map(tuple, triangle)) for triangle in root.tolist()),
+        cuts=len(errors),
+        seconds=0.0,
+    )
 
 
-def _log_likelihood(cut: CutErrors) -> Array:
-    """Of the errors above a cut, at each tau of the grid, up to a constant.
+def _told_by(cut: CutErrors, columns: Sequence[str]) -> tuple[Array, Array]:
+    """Return what the errors above a cut say of b: P (columns, columns) and s (columns,) of exp(s b - b P b / 2).
 
-    V, the covariance without tau, differs from noise by as many directions as there are resamples, and the error of the
-    form adds one a column: nothing of the size of (held out)² is ever made.
+    V, the covariance without b, differs from noise by as many directions as there are resamples, so that nothing of the
+    size of (held out)² is ever made.
     """
     deviations = cut.deviations[:, np.isfinite(cut.deviations).all(axis=0)]
     deviations = deviations - deviations.mean(axis=1, keepdims=True)
     variance = max(float(np.mean(cut.noise**2)), LEAST_VARIANCE)
     draws = deviations.shape[1]
     inner = deviations.T @ deviations + max(draws - 1, 1) * variance * np.eye(draws)
-    far = cut.beyond**POWER  # (columns, held out)
+    known = dict(zip(cut.columns, cut.beyond, strict=True))
+    far = np.array([known.get(name, np.zeros(len(cut.error))) for name in columns]).reshape(-1, len(cut.error)) ** POWER
     solved = (far - (np.linalg.solve(inner, deviations.T @ far.T).T @ deviations.T)) / variance  # far V^-1
-    size, directions = np.linalg.eigh(solved @ far.T)
-    along = directions.T @ (solved @ cut.error)
-    inflation = 1 + np.outer(GRID**2, np.maximum(size, 0.0))
-    likelihood: Array = 0.5 * (np.outer(GRID**2, along**2) / inflation - np.log(inflation)).sum(axis=1)
-    return likelihood
+    return solved @ far.T, solved @ cut.error

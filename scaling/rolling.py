@@ -61,8 +61,10 @@ class CutErrors:
     noise: Array
     """(fitted,): residuals that a run is drawn with."""
     freedom: float
+    columns: tuple[str, ...]
+    """In which runs extrapolate, see :mod:`~moe_search.scaling.extrapolation`."""
     beyond: Array
-    """(columns, held out): decades beyond the fitted runs, see :mod:`~moe_search.scaling.extrapolation`."""
+    """(columns, held out): decades beyond the fitted runs."""
 
 
 @dataclass(frozen=True)
@@ -195,11 +197,13 @@ def _score(fitted: Fit, above: pl.DataFrame, observed: Array, flops: Array, cut:
 
 def _errors(fitted: Fit, below: pl.DataFrame, above: pl.DataFrame, observed: Array) -> CutErrors:
     mean, draws = fitted.log_means(above)
+    levels = edges(below)
     return CutErrors(
         law=fitted.law.name,
         error=np.log(observed) - mean,
         deviations=draws - mean[:, None],
         noise=fitted.noise,
         freedom=fitted.freedom,
-        beyond=decades_beyond(above, edges(below)),
+        columns=tuple(levels),
+        beyond=decades_beyond(above, levels),
     )

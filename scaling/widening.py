@@ -1,20 +1,21 @@
-"""How much wider than its resamples a fit's predictions have to be.
+"""How much wider than its resamples a fit's predictions have to be, and to which side.
 
 Resamples of a fit know one doubt: which coefficients. Two are missing. *Few runs*: the spread of residuals is itself
 estimated, so that the deviations of a draw are scaled by sqrt(freedom / chi²(freedom)), as in Student's t. *The form*:
 beyond the runs a law errs in one direction, the same for all runs of a scale, by
 
-    log loss = law + sum over compute, size, tokens of b · (decades beyond the runs)^1.5 + noise,   b ~ Normal(0, tau²)
+    log loss = law + sum over compute, size, tokens of b · (decades beyond the runs)^1.5 + noise,   b ~ Normal(m, V)
 
-with tau learnt from how the law extrapolated before (:mod:`~moe_search.scaling.calibration`). What is known of tau is
-kept as equally probable values, and draws of b use all of them.
+with m and V learnt from how the law extrapolated before (:mod:`~moe_search.scaling.calibration`): a law that fell short
+above every cut is expected to fall short again, so that its intervals need not be centred on its predictions. What is
+known of the size of such errors is kept as equally probable values, each with its m and V; draws of b use all of them.
 
 b belongs to a draw, not to a row: predictions at equal compute, size and tokens move together, and their differences
 stay as sharp as the law makes them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -40,7 +41,11 @@ class Widening:
     edges: Mapping[str, float]
     """Column (compute, size, tokens) to the level that extrapolation is measured from; those that the table has."""
     tau: tuple[float, ...]
-    """Equally probable standard deviations of b: log loss at one decade beyond an edge."""
+    """Equally probable standard deviations of b before the record: log loss at one decade beyond an edge."""
+    expected: tuple[tuple[float, ...], ...]
+    """m after the record, one a value of tau, each one a column of ``edges``."""
+    root: tuple[tuple[tuple[float, ...], ...], ...]
+    """Lower triangles whose products with their transposes are V, one a value of tau."""
     cuts: int
     """Rolling cuts that they were learnt from; 0 for the prior alone."""
     seconds: float
@@ -54,17 +59,33 @@ class Widening:
 
     def discrepancy(self, frame: pl.DataFrame, draws: int, seed: int) -> Array:
         """Return the error of the form (rows, draws) of runs; zero where nothing is known to be extrapolation."""
-        tau = np.array(self.tau)[(_spread_evenly(draws, seed, 12) * len(self.tau)).astype(int)]
-        error = np.zeros((frame.height, draws))
-        for axis, decades in enumerate(decades_beyond(frame, self.edges)):
-            b = tau * ndtri(_spread_evenly(draws, seed, 13 + axis))
-            error += (decades**POWER)[:, None] * b
+        columns = len(self.edges)
+        if not columns:
+            return np.zeros((frame.height, draws))
+        value = (_spread_evenly(draws, seed, 12) * len(self.tau)).astype(int)
+        normal = np.stack([ndtri(_spread_evenly(draws, seed, 13 + column)) for column in range(columns)], axis=1)
+        b = np.array(self.expected)[value] + np.einsum("dij,dj->di", np.array(self.root)[value], normal)
+        error: Array = (decades_beyond(frame, self.edges) ** POWER).T @ b.T
         return error
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the widening of a fit file."""
-        return cls(**{**content, "tau": tuple(content["tau"])})
+        """Return the widening of a fit file; in older ones b has either sign: m = 0 and V = tau²."""
+        tau = tuple(content["tau"])
+        unsigned = cls.unsigned(content["freedom"], content["edges"], tau, content["cuts"], content["seconds"])
+        if "root" not in content:
+            return unsigned
+        root = tuple(tuple(map(tuple, triangle)) for triangle in content["root"])
+        return replace(unsigned, expected=tuple(map(tuple, content["expected"])), root=root)
+
+    @classmethod
+    def unsigned(
+        cls, freedom: float, edges: Mapping[str, float], tau: tuple[float, ...], cuts: int, seconds: float
+    ) -> Self:
+        """Return the widening of a law that is as likely to err to one side as to the other."""
+        one = np.eye(len(edges))
+        root = tuple(tuple(map(tuple, (value * one).tolist())) for value in tau)
+        return cls(freedom, edges, tau, ((0.0,) * len(edges),) * len(tau), root, cuts, seconds)
 
 
 def _spread_evenly(draws: int, seed: int, stream: int) -> Array:

@@ -10,6 +10,8 @@ from moe_search.scaling.stacking import Stack, log_score, stack, stacking_weight
 from moe_search.scaling.worlds import draw_world
 from moe_search.spaces.errors import InvalidInputError
 
+COLUMNS = ("train_flops", "n_active", "tokens")
+
 
 def rolled(bias: dict[str, float], cuts: int = 4, missing: str = "") -> Rolling:
     """Laws whose errors above each cut have a bias, under a noise of 0.005."""
@@ -20,7 +22,7 @@ def rolled(bias: dict[str, float], cuts: int = 4, missing: str = "") -> Rolling:
             if law == missing and cut == 0:
                 continue
             scores.append(CutScore(law, 10.0**cut, 40, 20, 1.0, 1.0, 0.0, 0.8, 0.95))
-            errors.append(CutErrors(law, noise + shift, np.zeros((20, 10)), noise, 35.0, np.zeros((3, 20))))
+            errors.append(CutErrors(law, noise + shift, np.zeros((20, 10)), noise, 35.0, COLUMNS, np.zeros((3, 20))))
     return Rolling(tuple(scores), tuple(errors), ())
 
 
@@ -49,7 +51,7 @@ def test_only_cuts_of_all_laws_count() -> None:
 
 def test_the_log_score_prefers_an_honest_spread() -> None:
     error, noise = np.full(5, 0.02), 0.005 * np.ones(10)
-    narrow = CutErrors("a", error, np.zeros((5, 50)), noise, 30.0, np.zeros((3, 5)))
+    narrow = CutErrors("a", error, np.zeros((5, 50)), noise, 30.0, COLUMNS, np.zeros((3, 5)))
     spread = 0.02 * np.random.default_rng(0).normal(size=(5, 50))
     assert log_score(replace(narrow, deviations=spread)).mean() > log_score(narrow).mean()
 
