@@ -41,8 +41,8 @@ class Problem(Frozen):
     code_version: str = ""
     """The training code behind ``context``."""
     price: Price | None = None
-    """Device-seconds on the machine that began the campaign; None where it has no table of measured shapes. No proposal
-    depends on it."""
+    """Device-seconds on the machine that began the campaign; None where it has no table of measured shapes. What is
+    proposed depends on it only if the policy counts in seconds."""
     seed: int = 0
     lag: int = Field(default=3, ge=0)
     """A proposal looks at the results of all trials but the ``lag`` latest, so ``lag + 1`` workers hardly wait."""
@@ -110,11 +110,12 @@ class Problem(Frozen):
         """Return ``proposal`` as trial ``number``."""
         tokens = proposal.scale.tokens
         shorter = (horizon for horizon in self.ladder.horizons(tokens) if horizon < tokens)
+        if proposal.predicted_seconds is None:
+            proposal = proposal.replace(predicted_seconds=self.seconds(proposal.design, proposal.scale))
         return Trial(
             **{name: getattr(proposal, name) for name in Proposal.model_fields},
             number=number,
             horizons=(*shorter, tokens),
-            predicted_seconds=self.seconds(proposal.design, proposal.scale),
             run_key=run_key(proposal.design, proposal.scale, proposal.seed, self.context),
         )
 

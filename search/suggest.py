@@ -26,6 +26,7 @@ from moe_search.search.acquisition import knowledge_gradient
 from moe_search.search.budget import budget_of
 from moe_search.search.initial_design import initial_design
 from moe_search.search.problem import Problem
+from moe_search.search.seconds import SecondsModel, fit_seconds
 from moe_search.search.standing import Ending, Reason, Standing
 from moe_search.search.stopping import standing
 from moe_search.search.surrogate import Surrogate
@@ -62,6 +63,7 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
     proposals: list[Proposal] = []
     with one_thread():
         surrogate: Surrogate | None = None
+        timing: SecondsModel | None = None
         while len(proposals) < n:
             ahead = [*pending, *_as_rows(problem, proposals, first=len(finished) + len(pending))]
             step: Proposal | Reason | None = _next_initial(problem, finished, ahead)
@@ -73,9 +75,10 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
                 if surrogate is None:
                     step = _blind(problem, [*finished, *ahead], remaining)
                 else:
-                    believer, rows = _with_pending(surrogate, ahead), [*finished, *ahead]
-                    look = _look(problem, rows, surrogate, believer, remaining)
-                    step = _next_informed(problem, rows, believer, look, remaining)
+                    rows = [*finished, *ahead]
+                    timing = timing or fit_seconds(problem, finished)
+                    beliefs = _Beliefs(surrogate, _with_pending(surrogate, ahead), timing)
+                    step = _next_informed(problem, rows, beliefs, _look(problem, rows, beliefs, remaining), remaining)
             if not isinstance(step, Proposal):
                 break
             proposals.append(step)
@@ -93,8 +96,9 @@ def ending(problem: Problem, rows: Sequence[Row]) -> Ending | None:
         if surrogate is None:
             step: Proposal | Reason | None = _blind(problem, rows, remaining)
         else:
-            look = _look(problem, rows, surrogate, surrogate, remaining)
-            step, now = _next_informed(problem, rows, surrogate, look, remaining), look.standing
+            beliefs = _Beliefs(surrogate, surrogate, fit_seconds(problem, rows))
+            look = _look(problem, rows, beliefs, remaining)
+            step, now = _next_informed(problem, rows, beliefs, look, remaining), look.standing
     if isinstance(step, Proposal):
         return None
     return Ending(
@@ -159,6 +163,15 @@ def _next_initial(problem: Problem, finished: Sequence[Row], pending: Sequence[R
     return None
 
 
+class _Beliefs(NamedTuple):
+    """What the finished runs say."""
+
+    surrogate: Surrogate
+    believer: Surrogate
+    """The surrogate once pending runs are done."""
+    timing: SecondsModel | None
+
+
 class _Look(NamedTuple):
     """The candidates, and every run that the budget pays for, through a surrogate's eyes."""
 
@@ -173,7 +186,8 @@ class _Look(NamedTuple):
     standing: Standing
 
 
-def _look(problem: Problem, rows: Sequence[Row], surrogate: Surrogate, believer: Surrogate, remaining: float) -> _Look:
+def _look(problem: Problem, rows: Sequence[Row], beliefs: _Beliefs, remaining: float) -> _Look:
+    believer = beliefs.believer
     designs = _candidates(problem, rows, believer)
     target = believer.encode_realised(designs, [problem.target_scale] * len(designs))
     options = [
@@ -182,20 +196,23 @@ def _look(problem: Problem, rows: Sequence[Row], surrogate: Surrogate, believer:
     options = [option for option in options if option.cost <= remaining]
     inputs = _encode_options(problem, believer, options)
     cost = torch.tensor([option.cost for option in options], dtype=torch.float64)
-    now = standing(surrogate, believer, target, inputs=inputs, cost=cost, remaining=remaining)
+    now = standing(beliefs.surrogate, believer, target, inputs=inputs, cost=cost, remaining=remaining)
     return _Look(designs, target, believer.mean_at(target), options, inputs, now)
 
 
 def _next_informed(
-    problem: Problem, rows: Sequence[Row], believer: Surrogate, look: _Look, remaining: float
+    problem: Problem, rows: Sequence[Row], beliefs: _Beliefs, look: _Look, remaining: float
 ) -> Proposal | Reason | None:
     """Return the next proposal, or why there is none: the stop rule, or (None) the budget."""
+    believer, timing = beliefs.believer, beliefs.timing
     designs, target, means = look.designs, look.target, look.means
     rank = dict(zip(designs, means.tolist(), strict=True))
     best = int(means.argmin())
 
     def propose(option: Option, reason: str) -> Proposal:
-        return _proposal(problem, rows, believer, option, reason).replace(standing=look.standing)
+        seconds = timing.seconds(option.design, option.scale) if timing else None
+        proposal = _proposal(problem, rows, believer, option, reason)
+        return proposal.replace(standing=look.standing, predicted_seconds=seconds)
 
     allowed, why = _allowed(problem, rows, look.options, rank, remaining)
     if not allowed:
@@ -217,14 +234,17 @@ def _next_informed(
         believer.covariance_at(inputs, target),
         believer.variance_at(inputs) + believer.noise_variance,
     )
-    cost = torch.tensor([option.cost for option in allowed], dtype=torch.float64)
+    in_seconds = timing if problem.policy.cost == "seconds" else None
+    costs = [in_seconds.seconds(one.design, one.scale) if in_seconds else one.cost for one in allowed]
+    cost, unit = torch.tensor(costs, dtype=torch.float64), "second" if in_seconds else "FLOP"
     index = int((gain / cost).argmax())
     expected = float(means[best].exp())
     spread = expected * float(believer.variance_at(target[best : best + 1]).sqrt())
     value = float(gain[index]) * expected
     reason = (
-        f"{why + ': ' if why else ''}knowledge gradient {value:.1e} bpb at the target for {cost[index]:.2e} FLOPs, "
-        f"the most per FLOP of {len(allowed)} options; the best design is expected at {expected:.3f} ± {spread:.3f} bpb"
+        f"{why + ': ' if why else ''}knowledge gradient {value:.1e} bpb at the target for {cost[index]:.2e} {unit}s, "
+        f"the most per {unit} of {len(allowed)} options; the best design is expected at {expected:.3f} "
+        f"± {spread:.3f} bpb"
     )
     return propose(allowed[index], reason)
 

@@ -32,6 +32,9 @@ class Proposal(Frozen):
     """Expected bits per byte of the trial's own run (the median of a log-normal); None before there is a surrogate."""
     predicted_sd: float | None = None
     """Standard deviation of that expectation, bits per byte, observation noise included."""
+    predicted_seconds: float | None = None
+    """Device-seconds of its training steps, by the trials measured so far and the table of the machine that began the
+    campaign; None where there is neither."""
     standing: Standing | None = None
     """How the decision stood when this was proposed; None before there is a surrogate."""
 
@@ -43,8 +46,6 @@ class Trial(Proposal):
     """Place in the trial table; equal to Optuna's trial number."""
     horizons: tuple[int, ...]
     """Training tokens of every run that the trial yields, ascending; the last is ``scale.tokens``."""
-    predicted_seconds: float | None = None
-    """Device-seconds of its training steps on the machine that began the campaign; None where that was not measured."""
     run_key: str
     """Names the checkpoint folder: the hash of design, scale, seed and context."""
 
