@@ -14,3 +14,7 @@ class Policy(Frozen):
     """What a run's gain is divided by. The budget is counted in FLOPs either way. ``flops``: the same trials on every
     machine. ``seconds``: predicted device-seconds, learned from the trials that have ended; the trials then depend on
     what was measured, though still on nothing but the rows."""
+    surrogate: Literal["auto", "law_gp", "gp", "log_linear"] = "auto"
+    """What predicts a design at the ladder's top: the law with a Gaussian process, the process with a trend instead of
+    the law, or a log-linear regression. ``auto``: the law, unless trials at the highest scales are predicted better by
+    another form, by more than chance."""

@@ -31,6 +31,7 @@ from moe_search.search.standing import Ending, Reason, Standing
 from moe_search.search.stopping import standing
 from moe_search.search.surrogate import Surrogate
 from moe_search.search.trial import Proposal, Row
+from moe_search.search.validation import form_for
 from moe_search.spaces.design import Design, Scale
 
 N_INCUMBENTS = 3
@@ -71,7 +72,7 @@ def suggest(problem: Problem, finished: Sequence[Row], pending: Sequence[Row] = 
                 remaining = budget_of(problem.budget_flops, finished, ahead).remaining
                 if remaining < _cheapest(problem):  # before any work: a waiting worker asks again and again
                     break
-                surrogate = surrogate or Surrogate.fit(problem, finished)
+                surrogate = surrogate or Surrogate.fit(problem, finished, form_for(problem, finished))
                 if surrogate is None:
                     step = _blind(problem, [*finished, *ahead], remaining)
                 else:
@@ -91,7 +92,7 @@ def ending(problem: Problem, rows: Sequence[Row]) -> Ending | None:
         return None
     with one_thread():
         remaining = budget_of(problem.budget_flops, rows).remaining
-        surrogate = Surrogate.fit(problem, rows)
+        surrogate = Surrogate.fit(problem, rows, form_for(problem, rows))
         now = None
         if surrogate is None:
             step: Proposal | Reason | None = _blind(problem, rows, remaining)
@@ -119,7 +120,8 @@ class Decision(NamedTuple):
 def decide(problem: Problem, rows: Sequence[Row]) -> Decision | None:
     """Return the design with the least expected loss at the target among all candidates; None before any loss."""
     with one_thread():
-        surrogate = Surrogate.fit(problem, [row for row in rows if not row.is_open])
+        ended = [row for row in rows if not row.is_open]
+        surrogate = Surrogate.fit(problem, ended, form_for(problem, ended))
         if surrogate is None:
             return None
         designs = _candidates(problem, rows, surrogate)

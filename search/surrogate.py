@@ -15,6 +15,9 @@ follows the
   ``noise``: the rest. Both start from seed repeats where there are any. A bad trunk (diverged, absurd) has more of it:
   one is hardly believed, many of them in one region are.
 
+Two other forms exist to be compared with it (:mod:`moe_search.search.validation`): ``gp`` has a trend instead of the
+law, ``log_linear`` a trend and a design part that is linear in the features.
+
 Hyper-parameters are few, with priors in units of the spread between designs, and at their posterior maximum (MAP). The
 class is a BoTorch model; ``predict`` and what the acquisition needs take the exact joint posterior from one Cholesky
 factor, because a decision between designs is about their differences.
@@ -23,7 +26,7 @@ factor, because a decision between designs is about their differences.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gpytorch
 import numpy as np
@@ -37,9 +40,9 @@ from gpytorch.models import ExactGP
 from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
-from moe_search.search.law_mean import LawMean
 from moe_search.search.observations import Observations, log_scales, observe, repeat_variance
 from moe_search.search.problem import Problem
+from moe_search.search.trend import Mean, trend_of
 from moe_search.search.trial import Row
 from moe_search.spaces.design import Design, Scale
 
@@ -53,12 +56,16 @@ DOUBT = 2.0
 """Standard deviation of the additional noise of a bad trunk, in units of the spread between designs."""
 SQRT5 = math.sqrt(5.0)
 
+Form = Literal["law_gp", "gp", "log_linear"]
+FORMS: tuple[Form, ...] = ("law_gp", "gp", "log_linear")
+
 
 class DesignScaleKernel(Kernel):  # type: ignore[misc]
     """Covariance of everything but the independent noise; columns: features, log N, log D, trunk (-1: none), bad.
 
     Args:
         law: fitted mean.
+        is_linear: the design part is linear in the features, instead of Matern-5/2.
         n_features: columns of a design's features, each in [0, 1].
         unit: standard deviation of log loss between designs, which amplitudes are measured in.
         top: log N, log D of the ladder's top.
@@ -74,9 +81,10 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
 
     def __init__(
         self,
-        law: LawMean,
+        law: Mean,
         n_features: int,
         *,
+        is_linear: bool = False,
         unit: float,
         top: tuple[float, float],
         span: tuple[float, float],
@@ -84,7 +92,7 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
         noise_spread: float,
     ) -> None:
         super().__init__()
-        self.law, self.n_features = law, n_features
+        self.law, self.n_features, self.is_linear = law, n_features, is_linear
         self.doubt = (DOUBT * unit) ** 2
         self.register_buffer("top", torch.tensor(top, dtype=torch.float64))
         self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
@@ -108,15 +116,23 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
         compute = self._scale(x).mean(-1)
         has_trunk, is_bad = x[..., self.n_features + 2] >= 0, x[..., self.n_features + 3]
         noise = (trunk + self.doubt * is_bad) * has_trunk
-        variance: Tensor = shared + drift * compute**2 + local + noise + self._law_root(x).square().sum(-1)
+        designs = shared + drift * compute**2 + local
+        if self.is_linear:
+            lengths = self.log_parameters[: self.n_features].exp()
+            designs = designs * ((x[..., : self.n_features] - 0.5) / lengths).square().sum(-1)
+        variance: Tensor = designs + noise + self._law_root(x).square().sum(-1)
         return variance
 
     def covariance(self, log_parameters: Tensor, x1: Tensor, x2: Tensor) -> Tensor:
         """Return the covariance ``(..., n1, n2)`` under any hyper-parameters."""
         d = self.n_features
         lengths, (shared, drift, local, trunk) = log_parameters[:d].exp(), (2 * log_parameters[d:]).exp()
-        distance = SQRT5 * (_squared_distance(x1[..., :d] / lengths, x2[..., :d] / lengths) + 1e-20).sqrt()
-        design_part = (1 + distance + distance**2 / 3) * (-distance).exp()
+        f1, f2 = (x1[..., :d] - 0.5) / lengths, (x2[..., :d] - 0.5) / lengths
+        if self.is_linear:
+            design_part = f1 @ f2.mT
+        else:
+            distance = SQRT5 * (_squared_distance(f1, f2) + 1e-20).sqrt()
+            design_part = (1 + distance + distance**2 / 3) * (-distance).exp()
 
         s1, s2 = self._scale(x1), self._scale(x2)
         together = s1.mean(-1)[..., :, None] * s2.mean(-1)[..., None, :]
@@ -142,7 +158,7 @@ class DesignScaleKernel(Kernel):  # type: ignore[misc]
 class LawModule(gpytorch.means.Mean):  # type: ignore[misc]
     """The law as a GPyTorch mean."""
 
-    def __init__(self, law: LawMean, n_features: int) -> None:
+    def __init__(self, law: Mean, n_features: int) -> None:
         super().__init__()
         self.law, self.n_features = law, n_features
 
@@ -164,9 +180,10 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
     mean_module: LawModule
     _num_outputs = 1
 
-    def __init__(self, problem: Problem, observations: Observations) -> None:
-        self.problem = problem
-        self.law = observations.law
+    def __init__(self, problem: Problem, observations: Observations, form: Form = "law_gp") -> None:
+        self.problem, self.form = problem, form
+        scales = log_scales(observations.scales)
+        self.law: Mean = observations.law if form == "law_gp" else trend_of(*scales, observations.log_loss)
         n_features = len(problem.space.feature_names)
         inputs = _encode(problem, observations.designs, observations.scales, observations.trunks, observations.is_bad)
         targets = torch.from_numpy(observations.log_loss)
@@ -184,6 +201,7 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         self.covar_module = DesignScaleKernel(
             self.law,
             n_features,
+            is_linear=form == "log_linear",
             unit=observations.unit,
             top=(math.log(problem.ladder.top.n_active), math.log(problem.ladder.top.tokens)),
             span=(max(float(np.ptp(sizes)), 1.0), max(float(np.ptp(tokens)), 1.0)),
@@ -193,17 +211,18 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
         self._factor: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def fit(cls, problem: Problem, rows: Sequence[Row]) -> "Surrogate | None":
+    def fit(cls, problem: Problem, rows: Sequence[Row], form: Form = "law_gp") -> "Surrogate | None":
         """Fit to all runs of ``rows``; None if none has a loss.
 
         Args:
             problem: names the features and the ladder.
             rows: trials with results; others are passed over.
+            form: what is assumed.
         """
         observations = observe(problem, rows)
         if observations is None:
             return None
-        surrogate = cls(problem, observations)
+        surrogate = cls(problem, observations, form)
         surrogate._fit_hyperparameters(observations)
         return surrogate
 
@@ -353,7 +372,7 @@ def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return positive
 
 
-def _through_law(law: LawMean, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+def _through_law(law: Mean, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     flat = log_scale.detach().reshape(-1, 2).numpy()
     mean, root = law.linearised(flat[:, 0], flat[:, 1])
     shape = log_scale.shape[:-1]

@@ -15,7 +15,7 @@ from moe_search.search.budget import budget_of
 from moe_search.search.initial_design import initial_design
 from moe_search.search.problem import Problem
 from moe_search.search.suggest import decide, rows_needed, suggest
-from moe_search.search.surrogate import MAX_FIT_ROWS, MAX_FIT_STEPS, DesignScaleKernel
+from moe_search.search.surrogate import FORMS, MAX_FIT_ROWS, MAX_FIT_STEPS, DesignScaleKernel
 from moe_search.search.trial import Proposal, Row, Trial
 from moe_search.search.worker import next_step
 from moe_search.search.worlds.simulated import SimulatedWorld
@@ -305,6 +305,10 @@ def test_the_work_of_a_suggestion_is_bounded(
         return found
 
     monkeypatch.setattr(surrogate_module, "minimize", counted)
+    suggest(problem, rows[:-3], rows[-3:])
+    assert len(steps) <= 1 + len(FORMS)  # forms are compared now and then
+    sizes.clear()
+    steps.clear()
     suggest(problem, rows[:-3], rows[-3:])
     assert len(steps) == 1
     assert len(sizes) == steps[0] <= 2 * MAX_FIT_STEPS
