@@ -23,6 +23,12 @@ def compute_of(frame: pl.DataFrame) -> Array | None:
     return None if size is None or tokens is None else 6 * size * tokens
 
 
+def largest_compute(frame: pl.DataFrame) -> float | None:
+    """Return the training FLOPs of the largest run; None where those of some run are not known."""
+    flops = compute_of(frame)
+    return None if flops is None or not len(flops) else float(flops.max())
+
+
 def edges(frame: pl.DataFrame) -> dict[str, float]:
     """Return column to the level beyond which a prediction leaves the runs: few of them are larger.
 

@@ -247,12 +247,26 @@ def _warnings(optimum: Optimum, starts: int, at_bound: tuple[str, ...], clusters
     if optimum.precision.any() and not law.regularised:
         warnings.append("the weak prior holds what the runs do not determine")
     if optimum.reached < max(2, FEWEST_STARTS_SHARE * starts):
-        warnings.append(f"only {optimum.reached} of {starts} starts reached the best objective: a better one may exist")
+        warnings.append(_few_reached(optimum.reached, starts))
     if at_bound:
         warnings.append(f"at a bound, so that the interval is not to be trusted: {', '.join(at_bound)}")
     if clusters is not None and clusters < FEWEST_CLUSTERS:
         warnings.append(f"only {clusters} resampling units: the intervals are narrower than they should be")
     return warnings
+
+
+def _few_reached(reached: int, starts: int) -> str:
+    """Say that few starts agree on the best optimum; one that nothing else reached is its own only witness."""
+    if starts == 1:
+        found = "there was a single start"
+    elif reached < 2:
+        found = f"each of {starts} starts ended at another optimum, and the fit is the best of them"
+    else:
+        found = f"only {reached} of {starts} starts reached the best optimum"
+    return (
+        f"{found}: a better one may exist; fit again with another --seed, and if the objective falls, hold a parameter "
+        "at a value (--law NAME:PARAMETER=NUMBER) or take a law with fewer"
+    )
 
 
 def _design_share(residual: Array, train: pl.DataFrame) -> float:

@@ -200,7 +200,7 @@ class Fit:
             "widening": asdict(self.widening) if self.widening else None,
             "seconds": self.seconds,
         }
-        cleaned: dict[str, Any] = _finite_or_null(content)
+        cleaned: dict[str, Any] = finite_or_null(content)
         return cleaned
 
     def to_file_text(self) -> str:
@@ -265,12 +265,13 @@ class Fit:
             ) from error
 
 
-def _finite_or_null(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
+    """Return plain values with None in place of numbers that are not finite, which JSON has no word for."""
     match value:
         case dict():
-            return {key: _finite_or_null(item) for key, item in value.items()}
+            return {key: finite_or_null(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite_or_null(item) for item in value]
+            return [finite_or_null(item) for item in value]
         case float() if not math.isfinite(value):
             return None
     return value

@@ -5,6 +5,7 @@ The words after a fence's language say what a block is for:
 - ``file=PATH`` writes the block to a file;
 - ``test`` runs the block's ``$`` lines, on the page's own files and on ``text/`` (three folders of text);
 - ``mlflow`` runs them where ``mlflow.db`` is a small store;
+- ``python`` runs them after the page's Python blocks, on ``NAME.csv`` of each table NAME that those have made;
 - ``campaign`` runs them after ``test`` blocks, where ``mine/campaign.yaml`` is a campaign that takes seconds to train.
 
 Lines that follow a command must be among those it printed: equal words, numbers within 5 %, ``...`` for anything.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import polars as pl
 import pytest
 from mlflow import MlflowClient
 
@@ -174,8 +176,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[[Block], None]:
 
 
 @pytest.fixture
-def execute(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Execute a page's Python blocks one after the other; a text block shows what the one before it prints."""
+def execute(folder: Path, run: Callable[[Block], None], capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Execute a page's Python blocks one after the other; a text block shows what the one before it prints.
+
+    The tables that they have made are written to the reader's folder, and the ``python`` blocks run on them.
+    """
 
     def execute(page: str) -> None:
         names: dict[str, object] = {}
@@ -189,6 +194,12 @@ def execute(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
                 assert len(shown) == len(printed), f"docs/{page}:{block.line}"
                 for line, other in zip(shown, printed, strict=True):
                     assert _alike(line, other), f"docs/{page}:{block.line} shows {line!r}, printed {other!r}"
+        for name, value in names.items():
+            if isinstance(value, pl.DataFrame):
+                value.write_csv(folder / f"{name}.csv")
+        for block in _blocks(page):
+            if "python" in block.marks:
+                run(block)
 
     return execute
 

@@ -9,6 +9,7 @@ import pytest
 from moe_search.scaling.fit import fit
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import get_law
+from moe_search.scaling.optimum import Optimum
 from moe_search.scaling.runs import read_runs
 from moe_search.spaces.errors import InvalidInputError
 
@@ -210,6 +211,28 @@ def test_failures_and_random_routers_are_left_out_and_said() -> None:
 def test_what_cannot_be_fitted_is_refused(frame: pl.DataFrame, keywords: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         fit(CHINCHILLA, frame, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reached", "starts", "said"),
+    [
+        (0, 8, "each of 8 starts ended at another optimum, and the fit is the best of them: a better one may exist"),
+        (1, 8, "each of 8 starts ended at another optimum, and the fit is the best of them: a better one may exist"),
+        (2, 128, "only 2 of 128 starts reached the best optimum: a better one may exist"),
+        (1, 1, "there was a single start: a better one may exist"),
+        (2, 8, ""),
+    ],
+)
+def test_starts_that_do_not_agree_are_said_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, reached: int, starts: int, said: str
+) -> None:
+    monkeypatch.setattr(Optimum, "reached", property(lambda _: reached))
+    warnings = fit(CHINCHILLA, runs(), resamples=0, starts=starts).warnings
+    found = [line for line in warnings if "start" in line]
+    assert len(found) == bool(said)
+    for line in found:
+        assert line.startswith(said)
+        assert "--seed" in line
 
 
 def test_runs_of_one_design_share_what_the_law_does_not_explain() -> None:
