@@ -41,7 +41,8 @@ def _facts(recommendation: Recommendation, predictor: str, unit: str) -> Iterato
     best = recommendation.best
     yield "model", describe(best.architecture)
     yield "design", _design(best)
-    yield "mixture", mixture_words(best.design.mixture, most=8)
+    if best.design.mixture.items():
+        yield "mixture", mixture_words(best.design.mixture, most=8)
     yield "training", f"{numbers.count(best.tokens)} tokens, {numbers.flops(best.train_flops)} FLOPs"
     yield "memory", f"{best.inference_gb:.3g} GB to serve in bf16, {best.training_gb:.3g} GB to train unsharded"
     yield (
@@ -49,10 +50,11 @@ def _facts(recommendation: Recommendation, predictor: str, unit: str) -> Iterato
         f"{best.loss:.3f} {_short(unit)}, 95 % interval {best.low95:.3f} to {best.high95:.3f}, by {predictor}",
     )
     yield "held fixed", recommendation.constraint
-    if recommendation.extrapolation:
-        names = {"n_active": "active parameters", "tokens": "tokens", "train_flops": "FLOPs"}
-        factors = [f"{factor:.2g} x {names[name]}" for name, factor in recommendation.extrapolation.items()]
-        yield "extrapolated", f"{', '.join(factors)} of the largest proxy"
+    names = {"n_active": "active parameters", "tokens": "tokens", "train_flops": "FLOPs"}
+    further = {names[name]: factor for name, factor in recommendation.extrapolation.items() if factor > 1}
+    if further:
+        factors = [f"{factor:.2g} x the {words}" for words, factor in further.items()]
+        yield "extrapolated", f"{', '.join(factors)} of the largest run"
     yield (
         "as good",
         f"{recommendation.near_optimal_total} of {recommendation.candidates} candidates within the 95 % interval",
@@ -97,7 +99,9 @@ def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title="As good, as far as the runs can tell", title_justify="left", title_style="bold"
     )
-    headings = ("total", "active", "G", "experts", "schedule", "tokens", _short(unit), "mixture")
+    headings: tuple[str, ...] = ("total", "active", "G", "experts", "schedule", "tokens", _short(unit), "mixture")
+    mixed = any(choice.design.mixture.items() for choice in recommendation.near_optimal)
+    headings = headings if mixed else headings[:-1]
     for heading in headings:
         is_text = heading in {"schedule", "mixture"}
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "mixture")
@@ -114,7 +118,7 @@ def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
             f"{choice.loss:.3f}",
             mixture_words(choice.design.mixture, most=2),
         )
-        rows[row] = None  # candidates that differ by less than can be read count as one
+        rows[row[: len(headings)]] = None  # candidates that differ by less than can be read count as one
     for row in list(rows)[:SHOWN]:
         table.add_row(*row)
     return table

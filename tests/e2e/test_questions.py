@@ -162,3 +162,19 @@ def test_what_has_no_answer_is_refused_with_a_way_out(
     printed = capsys.readouterr()
     assert said in printed.err
     assert printed.out == ""
+
+
+def test_a_card_has_a_line_for_mixtures_and_for_distances_only_where_there_are_any(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fit.json"
+    dense = ("--where", "kind = 'dense'", "--resamples", "40")
+    assert main(["fit", str(table), "--law", "chinchilla", *dense, "-o", str(path)]) == 0
+    capsys.readouterr()
+    for flops, said in (("1e23", "x the FLOPs of the largest run"), ("1e19", "")):
+        assert main(["recommend", str(path), "--train-flops", flops]) == 0
+        card = capsys.readouterr().out
+        assert "training" in card
+        assert "mixture" not in card
+        assert said in card
+        assert ("extrapolated" in card) == bool(said)
