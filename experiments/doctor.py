@@ -26,7 +26,7 @@ from rich.table import Table
 from moe_search import __version__, kernels
 from moe_search.experiments import numbers
 from moe_search.experiments.wording import counted, listed
-from moe_search.kernels.native.build import BuildError, build, cache_folder, compiler, library_path
+from moe_search.kernels.native.build import BuildError, build, buildable, cache_folder, compiler, library_path
 from moe_search.kernels.native.level import chosen_level, usable_levels
 from moe_search.proxies.corpus import default_cache
 from moe_search.proxies.training.precision import choose_products, onednn_products
@@ -153,11 +153,12 @@ def _families(found: Diagnosis) -> Iterator[tuple[str, ModuleType]]:
 
 
 def _libraries(found: Diagnosis, *, compile_now: bool) -> None:
-    level = found.machine["cpu_level"]
-    if level is None or found.machine["compiler"] is None:
+    chosen = found.machine["cpu_level"]
+    if chosen is None or found.machine["compiler"] is None:
         return
     for name, family in _families(found):
         for source in _sources(family):
+            level = buildable(source, chosen)
             if compile_now:
                 try:
                     build(source, level)

@@ -52,6 +52,25 @@ def compiler() -> tuple[str, str] | None:
     return None
 
 
+@cache
+def _compiler_knows(level: str) -> bool:
+    found = compiler()
+    if found is None:
+        return True  # nothing is built then, and that is what is said
+    command = [found[0], *LEVELS[level], "-E", "-x", "c++", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def buildable(source: Path, level: str) -> str:
+    """Return a level, or the next below it whose instructions the compiler knows: GCC has AMX since version 11.
+
+    Raises:
+        BuildError: there is no C++ compiler.
+    """
+    below = list(LEVELS)[list(LEVELS).index(level) :]
+    return next((name for name in below if library_path(source, name).exists() or _compiler_knows(name)), level)
+
+
 def library_path(source: Path, level: str) -> Path:
     """Return where the library of ``source`` for a level is, or will be.
 

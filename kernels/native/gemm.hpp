@@ -1,7 +1,8 @@
 // C[m, n] (+)= A[m, k] B[k, n] for matrices that fit the cache, in registers.
 //
-// A product type says what a step along k is: `F32` one float, `B16` a pair of bfloat16 (fp32 accumulation, AVX512_BF16).
-// Both are 32-bit units, so packing, strides and the micro-kernel are the same code. An element of C is one chain of
+// A product type says what a step along k is: `F32` one float, `B16` a pair of bfloat16 (fp32 accumulation, AVX512_BF16;
+// where there are tile registers, amx.hpp multiplies those). Both are 32-bit units, so packing, strides and the
+// micro-kernel are the same code. An element of C is one chain of
 // fused multiply-adds over ascending k whatever the tile it falls in: results do not depend on how rows are cut.
 //
 // A is read through two strides (of a row, of a step along k). B is packed: panels of up to NR columns, (k, columns)
@@ -53,7 +54,13 @@ constexpr int rows_of_tile(int vectors) {
     if (VL == 16) return vectors == 4 ? 6 : vectors == 3 ? 8 : 14;
     return vectors == 2 ? 6 : 12;
 }
-constexpr int ROWS = 84;  // rows handled together: a multiple of 6, 14 and 12, and of half an 8
+#if defined(__AMX_BF16__)
+constexpr bool TILES = true;
+#else
+constexpr bool TILES = false;
+#endif
+template <class P>
+constexpr int ROWS = TILES && P::depth == 2 ? 128 : 84;  // handled together: whole tiles, or a multiple of 6, 14 and 12
 constexpr int SPARE = 16;  // a tile may read so many rows (or columns of a transposed A) beyond the last
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -62,6 +69,12 @@ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 template <class P>
 constexpr int units(int k) {
     return ceil_div(k, P::depth);
+}
+
+// What k is best filled up to with zeros: whole tiles, where there are tile registers.
+template <class P>
+constexpr int whole_steps(int k) {
+    return TILES && P::depth == 2 && k > 32 ? round_up(k, 32) : k;
 }
 
 // Units of the packed form of a (k, n) matrix.
@@ -118,45 +131,72 @@ inline void pack_transposed(Row row, int k, int n, typename P::unit* out) {
     }
 }
 
-// `width` columns, a multiple of VL of which `n` exist, of B[k, n]; `row(i)` points at the first of them in row i.
-template <class P, class T, class Row>
-inline void pack_panel(Row row, int k, int n, int width, typename P::unit* out) {
-    if constexpr (P::depth == 2) {
-        static const T zeros[NR] = {};
-        for (int i = 0; i < k; i += 2, out += width) {
-            const T* first = row(i);
-            const T* second = i + 1 < k ? row(i + 1) : nullptr;
-            for (int j = 0; j < width; j += VL) {
-                vh low, high;
-                if (n - j >= VL) {
-                    low = load_half(first + j);
-                    high = load_half(second ? second + j : zeros);
-                } else {
-                    T a[VL] = {}, b[VL] = {};
-                    std::memcpy(a, first + j, sizeof(T) * (n - j));
-                    if (second) std::memcpy(b, second + j, sizeof(T) * (n - j));
-                    low = load_half(a), high = load_half(b);
-                }
-                const vu pair = __builtin_convertvector(low, vu) | (__builtin_convertvector(high, vu) << 16);
-                std::memcpy(out + j, &pair, sizeof pair);
+// One unit along k of `columns` columns, followed by zeros up to whole vectors; of a last odd row there is no second.
+template <class P, class T>
+inline void pack_line(const T* first, const T* second, int columns, typename P::unit* out) {
+    for (int j = 0; j < columns; j += VL) {
+        if constexpr (P::depth == 2) {
+            static const T zeros[VL] = {};
+            vh low, high;
+            if (columns - j >= VL) {
+                low = load_half(first + j);
+                high = load_half(second ? second + j : zeros);
+            } else {
+                T a[VL] = {}, b[VL] = {};
+                std::memcpy(a, first + j, sizeof(T) * (columns - j));
+                if (second) std::memcpy(b, second + j, sizeof(T) * (columns - j));
+                low = load_half(a), high = load_half(b);
             }
-        }
-    } else {
-        for (int i = 0; i < k; ++i, out += width) {
-            const T* source = row(i);
-            for (int j = 0; j < width; j += VL) store(out + j, load(source + j, n - j));
+            const vu pair = units_of(low) | (units_of(high) << 16);
+            std::memcpy(out + j, &pair, sizeof pair);
+        } else {
+            store(out + j, load(first + j, columns - j));
         }
     }
 }
 
-// B[k, n] as it lies: `row(i)` points at the n elements of row i.
+// B[k, n] as it lies: `row(i)` points at the n elements of row i; zeros follow up to `ku` units along k.
+template <class P, class T, class Row>
+inline void pack(Row row, int k, int n, typename P::unit* out, int ku) {
+    for (int i = 0; i < k; i += P::depth) {
+        const T* first = row(i);
+        const T* second = P::depth == 2 && i + 1 < k ? row(i + 1) : nullptr;
+        for (int j = 0; j < n; j += NR) {
+            const int columns = n - j < NR ? n - j : NR;
+            pack_line<P, T>(first + j, second ? second + j : nullptr, columns,
+                            out + size_t(ku) * j + size_t(i / P::depth) * round_up(columns, VL));
+        }
+    }
+    const int used = units<P>(k);
+    for (int j = 0; used < ku && j < n; j += NR) {
+        const int width = round_up(n - j < NR ? n - j : NR, VL);
+        std::memset(out + size_t(ku) * j + size_t(used) * width, 0, sizeof(typename P::unit) * (ku - used) * width);
+    }
+}
+
 template <class P, class T, class Row>
 inline void pack(Row row, int k, int n, typename P::unit* out) {
-    for (int j0 = 0; j0 < n; j0 += NR) {
-        const int columns = n - j0 < NR ? n - j0 : NR, width = round_up(columns, VL);
-        pack_panel<P, T>([&](int i) { return row(i) + j0; }, k, columns, width, out);
-        out += size_t(units<P>(k)) * width;
-    }
+    pack<P, T>(row, k, n, out, units<P>(k));
+}
+
+// A = L[k, m]^T in rows of `width` units, whole vectors: `row(i)` points at the m elements of row i of L, behind which
+// up to VL more may be read; zeros stand for what is beyond k.
+template <class P, class Row>
+inline void pack_left_transposed(Row row, int k, int m, int width, typename P::unit* out) {
+    for (int j = 0; j < m; j += VL)
+        for (int k0 = 0; k0 < width; k0 += VL) {
+            vi block[VL];
+#pragma GCC unroll 16
+            for (int r = 0; r < VL; ++r) {
+                const int i = (k0 + r) * 2;
+                const vh low = i < k ? load_half(row(i) + j) : vh{};
+                const vh high = i + 1 < k ? load_half(row(i + 1) + j) : vh{};
+                block[r] = (vi)(units_of(low) | (units_of(high) << 16));
+            }
+            transpose(block);
+#pragma GCC unroll 16
+            for (int r = 0; r < VL; ++r) std::memcpy(out + size_t(j + r) * width + k0, &block[r], sizeof(vi));
+        }
 }
 
 // Rows of A: n elements each, as units; the last unit is filled up with zero.
@@ -277,3 +317,13 @@ inline void multiply(int m, int n, int k, const typename P::unit* a, ptrdiff_t a
 }
 
 }  // namespace moe
+
+#if defined(__AMX_BF16__)
+#include "amx.hpp"
+#else
+namespace moe {
+struct Tiles {  // registers that a scope of products would hold
+    Tiles() {}
+};
+}  // namespace moe
+#endif

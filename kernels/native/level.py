@@ -1,5 +1,6 @@
 """Which vector instructions a CPU has, as levels that a library is built for."""
 
+import ctypes
 import os
 import platform
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 LEVELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "amx_bf16": ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
         "avx512_bf16": ("-march=x86-64-v4", "-mavx512bf16"),
         "avx512": ("-march=x86-64-v4",),
         "avx2": ("-march=x86-64-v3",),
@@ -17,16 +19,24 @@ LEVELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """From the fastest to the one that runs anywhere, with the compiler's flags."""
 
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "avx512_bf16": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"}),
-        "avx512": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+        "amx_bf16": _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
+        "avx512_bf16": _AVX512 | {"avx512_bf16"},
+        "avx512": _AVX512,
         "avx2": frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"}),
         "portable": frozenset(),
     }
 )
 
+ROUNDING_LEVELS = frozenset({"amx_bf16", "avx512_bf16"})
+"""Those whose products take bfloat16 factors; the others widen them."""
+
 VARIABLE = "MOE_SEARCH_CPU_LEVEL"
+
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: the system call, its request, and the state asked for (asm/prctl.h, asm/fpu/types.h)."""
 
 
 @cache
@@ -42,9 +52,22 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flags.partition(":")[2].split())
 
 
+@cache
+def tiles_permitted() -> bool:
+    """Ask Linux to let this process use the CPU's tile registers (AMX), which it grants a process but once and for all.
+
+    It refuses where an older kernel does not know the request, and where a signal's stack would be too small for them.
+    """
+    if "amx_tile" not in cpu_flags():
+        return False
+    refused: int = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA)
+    return refused == 0
+
+
 def usable_levels() -> tuple[str, ...]:
-    """Return the levels this CPU can run, the fastest first."""
-    return tuple(level for level, needs in _NEEDS.items() if needs <= cpu_flags())
+    """Return the levels this process can run, the fastest first."""
+    here = (level for level, needs in _NEEDS.items() if needs <= cpu_flags())
+    return tuple(level for level in here if level != "amx_bf16" or tiles_permitted())
 
 
 def chosen_level() -> str:

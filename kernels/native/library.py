@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moe_search.kernels.native.build import BuildError, build
+from moe_search.kernels.native.build import BuildError, build, buildable
 
 
 class NativeLibrary(NamedTuple):
@@ -40,9 +40,14 @@ def _as_c(argument: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int | ct
 
 @cache
 def native_library(source: Path, level: str) -> NativeLibrary:
-    """Return the library of a C++ file for a CPU level. It shares torch's OpenMP threads."""
+    """Return the library of a C++ file for a CPU level, or the next below it that the compiler knows.
+
+    It shares torch's OpenMP threads.
+    """
     try:
-        return NativeLibrary(ctypes.CDLL(str(build(source, level))), level, f"C++ built for {level}")
+        built = buildable(source, level)
+        reason = f"C++ built for {built}" + ("" if built == level else f": the compiler does not know {level}")
+        return NativeLibrary(ctypes.CDLL(str(build(source, built))), built, reason)
     except (BuildError, OSError) as error:
         warnings.warn(f"The slower PyTorch code stands in for {source.name}: {error}", stacklevel=2)
         return NativeLibrary(None, level, str(error))

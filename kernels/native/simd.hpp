@@ -37,7 +37,16 @@ inline V load_raw(const T* p) {
     return v;
 }
 
-inline vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+// Halves as the low halves of 32-bit units. GCC takes three instructions for what is one.
+inline vu units_of(vh h) {
+#if defined(__AVX512F__)
+    return (vu)_mm512_cvtepu16_epi32((__m256i)h);
+#else
+    return __builtin_convertvector(h, vu);
+#endif
+}
+
+inline vf widen(vh h) { return (vf)(units_of(h) << 16); }
 
 inline vf load(const float* p) { return load_raw<vf>(p); }
 inline vf load(const bf16* p) { return widen(load_raw<vh>(p)); }
@@ -125,6 +134,16 @@ inline float max(vf x) {
 }
 
 inline vf max(vf a, vf b) { return a > b ? a : b; }
+
+// 1 / x for 1 <= x <= 2^127, relative error below 2e-7: a division stands in the way of the next for 16 cycles.
+inline vf reciprocal(vf x) {
+#if defined(__AVX512F__)
+    const vf r = (vf)_mm512_rcp14_ps((__m512)x);
+    return r * (2.0f - x * r);
+#else
+    return 1.0f / x;
+#endif
+}
 
 // Cephes' expf: 2^n * p(r), relative error below 2e-7; saturates at 2^-126 and 2^127 and passes NaN on.
 inline vf exp(vf x) {

@@ -276,7 +276,7 @@ void weigh_backward(const Block& t, float scale, const float* log_total, const f
             }
             if constexpr (P::depth == 2) {
                 const auto pair = [](const vf(&x)[2]) {
-                    return __builtin_convertvector(narrow(x[0]), vu) | __builtin_convertvector(narrow(x[1]), vu) << 16;
+                    return units_of(narrow(x[0])) | units_of(narrow(x[1])) << 16;
                 };
                 store(p_units + j, (vf)pair(p));
                 store(ds_units + j, (vf)pair(ds));
@@ -302,6 +302,7 @@ bool for_each_head(const Shape& s, F body) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(s.threads)
     for (int item = 0; item < s.batch * s.kv_heads; ++item) {
         try {
+            const Tiles tiles;
             body(item / s.kv_heads, item % s.kv_heads);
         } catch (const std::bad_alloc&) {  // must not leave the parallel region
             failed = true;

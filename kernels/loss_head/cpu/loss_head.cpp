@@ -119,7 +119,7 @@ inline void differentiate(float* values, int rows, int tokens, const float* bloc
             float* second = first + STRIDE;
             for (int t = 0; t < width; t += VL) {
                 const vh low = narrow(load(first + t)), high = v + 1 < rows ? narrow(load(second + t)) : vh{};
-                const vu pair = __builtin_convertvector(low, vu) | (__builtin_convertvector(high, vu) << 16);
+                const vu pair = units_of(low) | (units_of(high) << 16);
                 std::memcpy(pairs + size_t(v / 2) * STRIDE + t, &pair, sizeof pair);
                 // A row of halves lies in the first half of its row of floats, behind what is still to be read.
                 std::memcpy(reinterpret_cast<bf16*>(first) + t, &low, sizeof low);
@@ -143,6 +143,7 @@ void loss_head(const Shape& s, bool learns, const T* hidden, const T* weight, co
 
 #pragma omp parallel num_threads(s.threads)
     {
+        const Tiles tiles;
         if (learns) {
 #pragma omp for schedule(static)
             for (int b = 0; b < s.blocks(); ++b) w.pack_block(weight, b);

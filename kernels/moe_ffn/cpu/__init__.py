@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_search.kernels.backends import constant_in_graphs
 from moe_search.kernels.moe_ffn.activations import Activation
-from moe_search.kernels.native.level import chosen_level
+from moe_search.kernels.native.level import ROUNDING_LEVELS, chosen_level
 from moe_search.kernels.native.library import NativeLibrary, n_threads, native_library
 from moe_search.kernels.passes import count_pass
 
@@ -28,7 +28,7 @@ def library() -> NativeLibrary:
 @constant_in_graphs
 def rounds_weights() -> bool:
     """Return whether float32 weights can be rounded to bfloat16 as they are packed."""
-    return library().level == "avx512_bf16"
+    return library().level in ROUNDING_LEVELS
 
 
 def _sizes(x: Tensor, w_up: Tensor, w_down: Tensor, expert_index: Tensor, activation: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ enum Activation { SWIGLU = 0, GEGLU = 1, RELU2 = 2, GELU = 3 };
 constexpr bool is_gated(int activation) { return activation <= GEGLU; }
 
 constexpr int CHUNK = 512;  // rows of a weight gradient summed in registers: their panel stays in the nearest caches
+constexpr int AHEAD = 8;    // rows that are asked for before the one that is read
 constexpr int WAVE = 512;   // rows a thread whose gradients of h wait, in its cache, for the second half of backward
 
 struct Shape {
@@ -38,7 +39,7 @@ struct Shape {
 template <int A>
 inline void phi(vf h, vf& value, vf& slope) {
     if constexpr (A == SWIGLU) {
-        const vf s = 1.0f / (1.0f + exp(-h));
+        const vf s = reciprocal(1.0f + exp(-h));
         value = h * s;
         slope = s * (1.0f + h * (1.0f - s));
     } else if constexpr (A == RELU2) {
@@ -146,13 +147,14 @@ void forward(const Shape& s, const T* x, const W* w_up, const W* w_down, const i
 
 #pragma omp parallel num_threads(s.threads)
     for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
+        const Tiles tiles;
         const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
         std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
         U* up = scratch<0, U>(packed_size<P>(d, hidden));
         U* down = scratch<1, U>(packed_size<P>(f, d));
-        U* x_tile = scratch<2, U>(size_t(ROWS + SPARE) * du);
-        float* h_tile = scratch<3, float>(size_t(ROWS) * hidden);
-        U* a_tile = scratch<4, U>(size_t(ROWS + SPARE) * fu);
+        U* x_tile = scratch<2, U>(size_t(ROWS<P> + SPARE) * du);
+        float* h_tile = scratch<3, float>(size_t(ROWS<P>) * hidden);
+        U* a_tile = scratch<4, U>(size_t(ROWS<P> + SPARE) * fu);
         for (int e = 0; e < s.experts; ++e) {
             const int r0 = routes.begin(e, t), r1 = routes.end(e, t);
             if (r0 == r1) continue;
@@ -160,11 +162,14 @@ void forward(const Shape& s, const T* x, const W* w_up, const W* w_down, const i
             const W* we_down = w_down + size_t(e) * f * d;
             pack_transposed<P, W>([&](int j) { return we_up + size_t(j) * d; }, d, hidden, up);
             pack<P, W>([&](int i) { return we_down + size_t(i) * d; }, f, d, down);
-            for (int r = r0; r < r1; r += ROWS) {
-                const int m = r1 - r < ROWS ? r1 - r : ROWS;
+            for (int r = r0; r < r1; r += ROWS<P>) {
+                const int m = r1 - r < ROWS<P> ? r1 - r : ROWS<P>;
                 const int32_t* token = routes.token.data() + r;
                 const int32_t* slot = routes.slot.data() + r;
-                for (int i = 0; i < m; ++i) copy_row<P>(x + size_t(token[i]) * d, d, x_tile + size_t(i) * du);
+                for (int i = 0; i < m; ++i) {
+                    if (i + AHEAD < m) prefetch(x + size_t(token[i + AHEAD]) * d, d);
+                    copy_row<P>(x + size_t(token[i]) * d, d, x_tile + size_t(i) * du);
+                }
                 // The pre-activations of this tile; in fp32 they are written where they are kept.
                 float* h = sizeof(T) == 4 ? reinterpret_cast<float*>(pre) + size_t(r) * hidden : h_tile;
                 multiply<P>(m, hidden, d, x_tile, du, 1, up, Place{h, hidden});
@@ -202,36 +207,31 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
                          const int32_t* token, int first_column, int columns, W* dw) {
     using U = typename P::unit;
     using E = typename P::element;
-    U* panel = scratch<5, U>(size_t(CHUNK) * NR);
-    U* pairs = scratch<6, U>(P::depth == 1 ? 0 : size_t(CHUNK) * (round_up(m, VL) + SPARE));
+    const int together = TILES && P::depth == 2 ? columns : NR;  // columns that are packed and multiplied at a time
+    U* panel = scratch<5, U>(packed_size<P>(CHUNK, together));
+    U* pairs = scratch<6, U>(P::depth == 1 ? 0 : size_t(round_up(m, VL) + SPARE) * units<P>(CHUNK));
     const bool in_place = sizeof(W) == 4;
     float* sums = in_place ? reinterpret_cast<float*>(dw) + first_column : scratch<7, float>(size_t(m) * columns);
     const ptrdiff_t sums_row = in_place ? d : columns;
     if (rows == 0)
         for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
     for (int r = 0; r < rows; r += CHUNK) {
-        const int n = rows - r < CHUNK ? rows - r : CHUNK;
-        const U* a;
-        ptrdiff_t a_step;
-        if constexpr (P::depth == 1) {
-            a = left + size_t(r) * left_row, a_step = left_row;
-        } else {
-            const int width = round_up(m, VL);
-            for (int j = 0; j < m; j += NR) {
-                // One wide panel: unit (i, j) of it is the pair of rows 2i and 2i + 1 at column j.
-                const int some = m - j < NR ? m - j : NR, w = round_up(some, VL);
-                U* strip = scratch<8, U>(size_t(CHUNK) * NR);
-                pack_panel<P, E>([&](int i) { return left + size_t(r + i) * left_row + j; }, n, some, w, strip);
-                for (int i = 0; i < units<P>(n); ++i)
-                    std::memcpy(pairs + size_t(i) * width + j, strip + size_t(i) * w, sizeof(U) * w);
-            }
-            a = pairs, a_step = width;
+        const int n = rows - r < CHUNK ? rows - r : CHUNK, k = whole_steps<P>(n);
+        const U* a = reinterpret_cast<const U*>(left + size_t(r) * left_row);
+        ptrdiff_t a_row = 1, a_step = left_row;
+        if constexpr (P::depth == 2) {
+            a = pairs, a_row = round_up(units<P>(k), VL), a_step = 1;
+            pack_left_transposed<P>([&](int i) { return left + size_t(r + i) * left_row; }, n, m, int(a_row), pairs);
         }
-        for (int j = 0; j < columns; j += NR) {
-            const int some = columns - j < NR ? columns - j : NR;
-            pack_panel<P, T>([&](int i) { return right + size_t(token[r + i]) * d + first_column + j; }, n, some,
-                             round_up(some, VL), panel);
-            multiply<P>(m, some, n, a, 1, a_step, panel, Place{sums + j, sums_row, r > 0});
+        for (int j = 0; j < columns; j += together) {
+            const int some = columns - j < together ? columns - j : together;
+            const auto row = [&](int i) { return right + size_t(token[r + i]) * d + first_column + j; };
+            const auto row_and_ahead = [&](int i) {
+                if (i + AHEAD < n) prefetch(row(i + AHEAD), some);
+                return row(i);
+            };
+            pack<P, T>(row_and_ahead, n, some, panel, units<P>(k));
+            multiply<P>(m, some, k, a, a_row, a_step, panel, Place{sums + j, sums_row, r > 0});
         }
     }
     if (!in_place)
@@ -268,14 +268,15 @@ void backward(const Shape& s, const T* dout, const T* x, const W* w_up, const W*
 
 #pragma omp parallel num_threads(s.threads)
     {
+        const Tiles tiles;
         for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads()) {
             const int t0 = s.first_token(t), t1 = s.first_token(t + 1);
             std::memset(sums + size_t(t0) * d, 0, sizeof(float) * size_t(t1 - t0) * d);
         }
         U* down = scratch<0, U>(packed_size<P>(d, f));
         U* up = scratch<1, U>(packed_size<P>(hidden, d));
-        U* dout_tile = scratch<2, U>(size_t(ROWS + SPARE) * du);
-        float* da = scratch<3, float>(size_t(ROWS) * f);
+        U* dout_tile = scratch<2, U>(size_t(ROWS<P> + SPARE) * du);
+        float* da = scratch<3, float>(size_t(ROWS<P>) * f);
         for (size_t w = 0; w + 1 < waves.size(); ++w) {
             const int first_row = routes.begin(waves[w]);
             for (int t = omp_get_thread_num(); t < s.threads; t += omp_get_num_threads())
@@ -286,11 +287,12 @@ void backward(const Shape& s, const T* dout, const T* x, const W* w_up, const W*
                     const W* we_down = w_down + size_t(e) * f * d;
                     pack_transposed<P, W>([&](int j) { return we_down + size_t(j) * d; }, d, f, down);
                     pack<P, W>([&](int i) { return we_up + size_t(i) * d; }, hidden, d, up);
-                    for (int r = r0; r < r1; r += ROWS) {
-                        const int m = r1 - r < ROWS ? r1 - r : ROWS;
+                    for (int r = r0; r < r1; r += ROWS<P>) {
+                        const int m = r1 - r < ROWS<P> ? r1 - r : ROWS<P>;
                         const int32_t* token = routes.token.data() + r;
                         const int32_t* slot = routes.slot.data() + r;
                         for (int i = 0; i < m; ++i) {
+                            if (i + AHEAD < m) prefetch(dout + size_t(token[i + AHEAD]) * d, d);
                             copy_row<P>(dout + size_t(token[i]) * d, d, dout_tile + size_t(i) * du);
                             prefetch(pre + size_t(r + i) * hidden, hidden);
                         }

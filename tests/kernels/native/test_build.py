@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moe_search.kernels.native import build as building
-from moe_search.kernels.native.build import BuildError, build, compiler, library_path
+from moe_search.kernels.native.build import BuildError, build, buildable, compiler, library_path
 from moe_search.kernels.native.level import LEVELS, VARIABLE, chosen_level, usable_levels
 from moe_search.kernels.native.library import native_library
 
@@ -93,6 +93,28 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.setenv("MOE_SEARCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(BuildError, match=r"cannot be written .* MOE_SEARCH_CACHE"):
         build(source, "portable")
+
+
+def test_a_level_that_the_compiler_does_not_know_is_the_next(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old-compiler"
+    found = compiler()
+    assert found is not None
+    old.write_text(f'#!/bin/sh\ncase "$*" in *-mamx*) exit 1;; esac\nexec {found[0]} "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    building._compiler_knows.cache_clear()
+    compiler.cache_clear()
+    try:
+        assert buildable(source, "amx_bf16") == "avx512_bf16"
+        library = native_library(source, "amx_bf16")
+    finally:
+        building._compiler_knows.cache_clear()
+    assert library.level == "avx512_bf16"
+    assert library.reason == "C++ built for avx512_bf16: the compiler does not know amx_bf16"
+    assert library.functions is not None
+    assert library.functions.answer() == 42
 
 
 def test_levels_are_ordered_and_refused_where_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
