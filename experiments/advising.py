@@ -12,6 +12,7 @@ from moe_search.experiments.presenting import warning_lines
 from moe_search.experiments.projecting import runs_frame
 from moe_search.experiments.recommending import recommend_from_fit
 from moe_search.experiments.reporting import report_input, table_report_input
+from moe_search.experiments.searching import search_summary
 from moe_search.experiments.spec.loading import SPEC_FILE, load_spec
 from moe_search.experiments.tables import read_table
 from moe_search.experiments.wording import UNITS
@@ -127,4 +128,5 @@ def _campaign_report(source: Path, laws: Sequence[str] | None, log: Log) -> Repo
         log(f"no recommendation: {error}")
         recommendation = None
     notes = sanity(frame)
-    return report_input(spec, frame, rows, fits, recommendation, notes=notes)
+    search = search_summary(ledger.problem, rows, recommendation)
+    return report_input(spec, frame, rows, fits, recommendation, search=search, notes=notes)

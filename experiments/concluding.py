@@ -14,10 +14,12 @@ import polars as pl
 
 from moe_search.experiments.exporters import export, get_exporter
 from moe_search.experiments.fitting import fit_campaign, fits_json
+from moe_search.experiments.predicting import SurrogatePredictor
 from moe_search.experiments.projecting import Projection, runs_frame
 from moe_search.experiments.recommending import candidates, choose_predictor
 from moe_search.experiments.reporting import report_input
 from moe_search.experiments.reporting import write_report as write_report_files
+from moe_search.experiments.searching import search_summary
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.experiments.wording import UNITS, counted
@@ -32,6 +34,7 @@ from moe_search.search.ledger import Ledger
 from moe_search.search.problem import Problem
 from moe_search.search.suggest import ending
 from moe_search.search.trial import Row
+from moe_search.search.truthfulness import truthfulness, undecided
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.rules import ShapeRules
 
@@ -79,7 +82,9 @@ def conclude(
 
     def write_report(recommendation: Recommendation | None, notes: Sequence[str]) -> None:
         log("writing the report")
-        write_report_files(workspace.report, report_input(spec, frame, rows, fits, recommendation, notes=notes))
+        search = search_summary(ledger.problem, rows, recommendation, ended)
+        data = report_input(spec, frame, rows, fits, recommendation, search=search, notes=notes)
+        write_report_files(workspace.report, data)
 
     log("predicting the full scale")
     try:
@@ -126,6 +131,9 @@ def recommend_campaign(
     predictor, name = choose_predictor(problem, rows, law)
     observed = Observed.of(runs_frame(rows).filter(pl.col("status") == "finished"))
     chosen = recommend(target, candidates(problem, rows), rules or FULL_SCALE, predictor, observed=observed)
+    if isinstance(predictor, SurrogatePredictor):
+        truths = truthfulness(problem, predictor.surrogate)
+        chosen = chosen.replace(warnings=(*chosen.warnings, *undecided(truths)))
     dense = [design for design in problem.space.controls() if design.ffn == "dense"]
     if dense:
         control = recommend(target, dense, rules or FULL_SCALE, predictor, observed=observed).best

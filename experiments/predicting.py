@@ -24,17 +24,17 @@ class SurrogatePredictor:
     """
 
     def __init__(self, surrogate: Surrogate, *, seed: int = 0) -> None:
-        self._surrogate, self._seed = surrogate, seed
+        self.surrogate, self._seed = surrogate, seed
 
     def predict(self, resolved: Sequence[Resolved]) -> Prediction:
         """Return bits per byte of each, without seed noise."""
         designs, scales = zip(*(_realised(one) for one in resolved), strict=True)
-        inputs = self._surrogate.encode(designs, scales)
-        mean = np.exp(self._surrogate.mean_at(inputs).numpy())
+        inputs = self.surrogate.encode(designs, scales)
+        mean = np.exp(self.surrogate.mean_at(inputs).numpy())
 
         def draw() -> Array:
             return self._draws(
-                self._surrogate.mean_at(inputs).numpy(), self._surrogate.covariance_at(inputs, inputs).numpy()
+                self.surrogate.mean_at(inputs).numpy(), self.surrogate.covariance_at(inputs, inputs).numpy()
             )
 
         return _DrawnWhenAsked(mean, draw)

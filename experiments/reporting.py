@@ -22,6 +22,7 @@ from moe_search.scaling.recommend import Recommendation
 from moe_search.scaling.report.contents import BudgetSummary, ReportInput, Settings
 from moe_search.scaling.report.machine import report_csv, report_json
 from moe_search.scaling.report.render import render_report
+from moe_search.scaling.report.search_summary import SearchSummary
 from moe_search.scaling.runs import RunsTable
 from moe_search.search.status import summarise
 from moe_search.search.trial import Row
@@ -39,6 +40,7 @@ def report_input(
     fits: CampaignFits,
     recommendation: Recommendation | None,
     *,
+    search: SearchSummary | None = None,
     notes: Sequence[str],
 ) -> ReportInput:
     """Return what the report of a campaign shows."""
@@ -64,6 +66,7 @@ def report_input(
         speedup=examined.speedup,
         recommendation=recommendation,
         effects=knob_effects(frame),
+        search=search,
         budget=BudgetSummary(
             spent_flops=now.budget.settled,
             total_flops=now.budget.total,

@@ -12,6 +12,7 @@ from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import Holdout
 from moe_search.scaling.recommendation import Recommendation
 from moe_search.scaling.report.runs_view import RunsView
+from moe_search.scaling.report.search_summary import SearchSummary
 from moe_search.scaling.rolling import Rolling
 from moe_search.scaling.sensitivity import Sensitivity
 from moe_search.scaling.speedup import Speedup
@@ -72,6 +73,8 @@ class ReportInput:
     recommendation: Recommendation | None = None
     effects: Sequence[Effect] | None = None
     budget: BudgetSummary | None = None
+    search: SearchSummary | None = None
+    """Of a campaign."""
     spec_yaml: str | None = None
     """The resolved specification of the campaign."""
     provenance: Mapping[str, str] = field(default_factory=dict)

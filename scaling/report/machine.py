@@ -30,6 +30,7 @@ def numbers(data: ReportInput) -> dict[str, Any]:
         "notes": list(data.notes),
         "objective": {"column": data.view.objective.column, "unit": data.view.objective.unit},
         "budget": asdict(data.budget) if data.budget else None,
+        "search": data.search.to_json() if data.search else None,
         "recommendation": data.recommendation.model_dump(mode="json") if data.recommendation else None,
         "effects": None if data.effects is None else [asdict(effect) for effect in data.effects],
         "points": [asdict(point) for point in points(data)],

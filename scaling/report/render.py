@@ -29,6 +29,7 @@ from moe_search.scaling.report.machine import numbers as all_numbers
 from moe_search.scaling.report.points import points
 from moe_search.scaling.report.rolling_table import rolling_table
 from moe_search.scaling.report.runs_view import SIZE_COLUMNS
+from moe_search.scaling.report.search_tables import scores_table, truth_table
 from moe_search.scaling.report.sections import SECTIONS
 from moe_search.scaling.report.sensitivity_table import LARGE, sensitivity_table
 from moe_search.scaling.report.theme import style_axes
@@ -86,6 +87,8 @@ def render_report(data: ReportInput) -> str:
             groups_used=groups_used,
             size_words=SIZE_COLUMNS,
             left_out=left_out(data),
+            truths=truth_table(data.search) if data.search else None,
+            scores=scores_table(data.search) if data.search else None,
             counted=counted(data),
             statuses=_statuses(data.frame),
             failed=tables.failures(seen),
@@ -109,6 +112,8 @@ def _draw(data: ReportInput) -> tuple[dict[str, Chapter], dict[str, object]]:
         for section in SECTIONS
     }
     drawings: dict[str, object] = {}
+    if data.search is None:
+        chapters["search"].absent.append("This report was made from a table of runs, without a search.")
     for name, figure in figures().items():
         chapter = chapters[figure.section]
         drawn = figure.draw(data) if data.view.usable.height else "No run finished with a loss."
@@ -134,6 +139,8 @@ def _has_text(section: str, data: ReportInput) -> bool:
             return not isinstance(data.approaches, str)
         case "checklist":
             return bool(data.laws)
+        case "search":
+            return data.search is not None
     return section in ("points", "sensitivity", "budget", "runs", "provenance")
 
 

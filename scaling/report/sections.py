@@ -16,6 +16,7 @@ SECTIONS = (
     Section("points", "Ten points of a defended fit"),
     Section("neighbours", "Near-optimal alternatives"),
     Section("effects", "What mattered"),
+    Section("search", "The search, and what its proxies are worth"),
     Section("cost", "Loss against training FLOPs"),
     Section("speedup", "Effective speedup"),
     Section(

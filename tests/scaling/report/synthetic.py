@@ -4,6 +4,7 @@
 with another seed, and failures of every kind. Numbers are plausible for tiny models on a few million tokens.
 """
 
+import dataclasses
 import math
 from functools import cache
 
@@ -18,6 +19,7 @@ from moe_search.scaling.laws import get_law
 from moe_search.scaling.predictor import LawPredictor
 from moe_search.scaling.recommend import Target, recommend
 from moe_search.scaling.report.contents import BudgetSummary, ReportInput, Settings
+from moe_search.scaling.report.search_summary import KnobTruth, ScaleTruth, SearchSummary, Step, SurrogateScore
 from moe_search.scaling.runs import runs_to_frame
 from moe_search.scaling.sensitivity import sensitivity
 from moe_search.scaling.validation import compare
@@ -141,6 +143,24 @@ def runs(seed: int = 0, trials: int = 45) -> list[Run]:
     return rows
 
 
+def search() -> SearchSummary:
+    """Return what a search may say about itself."""
+    shares = [ScaleTruth(150_000, 1_000_000, 0.71, 0.62), ScaleTruth(400_000, 2_500_000, 0.86, 0.74)]
+    turning = tuple(dataclasses.replace(one, expected=0.55) for one in shares)
+    return SearchSummary(
+        ended="the search ended early: the choice is settled",
+        steps=[Step(20, 0.02, 0.004, 0.003), Step(44, 0.0031, 0.004, 1e-5)],
+        truths=[
+            KnobTruth("granularity", 0.012, True, (400_000, 2_500_000), tuple(shares), 0.81),
+            KnobTruth("activation_ratio", 0.03, True, None, turning, None),
+            KnobTruth("n_shared_experts", 0.001, False, None, turning, 0.52),
+        ],
+        trusted=0.8,
+        validation="the law with a Gaussian process has the least error of 6 trials at the highest scales",
+        scores=[SurrogateScore("the law with a Gaussian process", 0.53, 0.43), SurrogateScore("LightGBM", 1.2, 11)],
+    )
+
+
 LAWS = ("joint_moe", "fine_grained")
 
 
@@ -182,6 +202,7 @@ def campaign(
             total_flops=1.8e15,
             trials={"finished": 42, "diverged": 1, "oom": 1, "truncated": 1},
         ),
+        search=search(),
         spec_yaml="budget:\n  train_flops: 1.8e15\nspace:\n  granularity: {choices: [1, 2, 4, 8]}\n",
         provenance={
             "Date": "2026-01-31",
