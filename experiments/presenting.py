@@ -41,7 +41,7 @@ def _facts(recommendation: Recommendation, predictor: str, unit: str) -> Iterato
     best = recommendation.best
     yield "model", describe(best.architecture)
     yield "design", _design(best)
-    if best.design.mixture.items():
+    if best.design.mixture.root:
         yield "mixture", mixture_words(best.design.mixture, most=8)
     yield "training", f"{numbers.count(best.tokens)} tokens, {numbers.flops(best.train_flops)} FLOPs"
     yield "memory", f"{best.inference_gb:.3g} GB to serve in bf16, {best.training_gb:.3g} GB to train unsharded"
@@ -100,7 +100,7 @@ def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
         box=box.SIMPLE_HEAD, title="As good, as far as the runs can tell", title_justify="left", title_style="bold"
     )
     headings: tuple[str, ...] = ("total", "active", "G", "experts", "schedule", "tokens", _short(unit), "mixture")
-    mixed = any(choice.design.mixture.items() for choice in recommendation.near_optimal)
+    mixed = any(choice.design.mixture.root for choice in recommendation.near_optimal)
     headings = headings if mixed else headings[:-1]
     for heading in headings:
         is_text = heading in {"schedule", "mixture"}

@@ -34,6 +34,8 @@ class Asymptote:
         )
         match self.kind:
             case "free":
+                if self.estimate.value is None:
+                    return f"the irreducible loss is fitted, and these runs do not identify it: {self.parameter}"
                 return f"the irreducible loss is fitted: {self.parameter} = {value}{spread}"
             case "pinned":
                 return f"the irreducible loss is assumed: {self.parameter} = {value}"

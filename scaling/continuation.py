@@ -17,8 +17,8 @@ from moe_search.scaling.solver import Solution
 
 Places = npt.NDArray[np.intp]
 
-ROUNDS: Final = 20
-ITERATIONS: Final = 60
+ROUNDS: Final = 40
+ITERATIONS: Final = 200
 """Of each start: a curved valley is followed over several rounds."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from moe_search.scaling.assumed import floor_of
+from moe_search.scaling.best_split import DESIGN, SIZES_OF_A_LAW
 from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.fit import fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
@@ -31,6 +32,9 @@ SIZE_PAIRS = (
     ("total for active", (("n_active", "n_total"), ("n_active_non_embedding", "n_total_non_embedding"))),
 )
 """Conventions of N: their name, and the columns that trade places."""
+
+MODEL = (*SIZES_OF_A_LAW, "d_model", "n_layers", "seed")
+"""Columns that all checkpoints of one training share, beside those of its design."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +217,27 @@ def _last_rows(runs: pl.DataFrame, cluster: str | None) -> _Choice | tuple[str, 
     if "tokens" not in runs.columns:
         return name, "the table has no tokens to tell the last row of a training by"
     last = _last(runs, cluster)
+    several = _models_a_unit(runs, cluster)
+    if several:
+        return (
+            name,
+            f"a unit of {cluster} holds several models ({', '.join(several)} differ), and is no training",
+        )
     if last.height == runs.height:
         return name, "every training has one row"
     return _Choice(
         name, f"only the last row of each of {last.height} trainings", frame=lambda frame: _last(frame, cluster)
     )
+
+
+def _models_a_unit(runs: pl.DataFrame, cluster: str) -> list[str]:
+    """Columns of the model that differ within some unit: its rows are no checkpoints of one training."""
+    unit = evaluate(runs, cluster, where="--cluster").alias("resampling unit")
+    names = [name for name in runs.columns if name in MODEL or DESIGN.match(name)]
+    if not names:
+        return []
+    counts = runs.with_columns(unit).group_by("resampling unit").agg(pl.col(names).n_unique())
+    return [name for name in names if (counts[name] > 1).any()]
 
 
 def _last(frame: pl.DataFrame, cluster: str) -> pl.DataFrame:

@@ -85,8 +85,8 @@ class Joint(Law):
     name = "joint"
     equation = (
         "L = (E + A n^-alpha X^(delta + zeta ln n) (1 + kappa (1 - G^-gamma)/gamma) G^(lambda ln G) exp(rho ln²(S/64)) "
-        "+ B d^-beta X^(omega + eta ln d)) M, n = N/1e6, d = D'/1e8, X = Eh/E_start saturating at E_max (D/100N)^mu, "
-        "D' = U (1 + R_D (1 - exp((1 - D/U)/R_D))), M = (sum_i s_i w_i^g/sum_i s_i)^-b, "
+        "+ B d^-beta X^(omega + eta ln d)) M, n = N/1e6, d = D'/1e8, X = Eh/E_start saturating at "
+        "E_max (D/(100 N))^mu, D' = U (1 + R_D (1 - exp((1 - D/U)/R_D))), M = (sum_i s_i w_i^g/sum_i s_i)^-b, "
         "s_i = K_i^(-1/b)"
     )
     source = (

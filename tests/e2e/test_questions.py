@@ -171,7 +171,7 @@ def test_a_card_has_a_line_for_mixtures_and_for_distances_only_where_there_are_a
     dense = ("--where", "kind = 'dense'", "--resamples", "40")
     assert main(["fit", str(table), "--law", "chinchilla", *dense, "-o", str(path)]) == 0
     capsys.readouterr()
-    for flops, said in (("1e23", "x the FLOPs of the largest run"), ("1e19", "")):
+    for flops, said in (("1e24", "x the FLOPs of the largest run"), ("1e19", "")):
         assert main(["recommend", str(path), "--train-flops", flops]) == 0
         card = capsys.readouterr().out
         assert "training" in card

@@ -35,4 +35,4 @@ def test_what_is_not_identified_is_withheld() -> None:
     constant = frame.with_columns(train_flops=pl.Series(np.full(40, 1e18)))
     found = asymptote_of(fit(get_law("compute"), constant, resamples=20, starts=8))
     assert found.estimate.value is None
-    assert found.sentence() == "the irreducible loss is fitted: E = not identified"
+    assert found.sentence() == "the irreducible loss is fitted, and these runs do not identify it: E"

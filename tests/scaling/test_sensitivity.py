@@ -98,6 +98,12 @@ def test_checkpoints_that_were_not_decayed_move_the_answer() -> None:
     assert abs(variant.values["10x"] / far.value - 1) > 0.005
 
 
+def test_units_that_hold_several_models_are_no_trainings() -> None:
+    result = analysed(table(), cluster="CAST(n_active > 1e7 AS INT)")
+    assert "Checkpoints" not in {variant.choice for variant in result.variants}
+    assert "holds several models (n_active" in dict(result.skipped)["Checkpoints"]
+
+
 def test_json_is_plain(result: Sensitivity) -> None:
     content = result.to_json()
     assert len(content["variants"]) == len(result.variants)
