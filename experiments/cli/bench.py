@@ -1,4 +1,4 @@
-"""``moe-search bench``: how fast kernels, training steps and fits are here, next to what others would take."""
+"""``moe-search bench``: kernels, training steps, fits and searches next to what others would do."""
 
 from collections.abc import Mapping as Map
 from pathlib import Path
@@ -13,6 +13,7 @@ from moe_search.experiments.cli.options import Json
 if TYPE_CHECKING:
     from moe_search.experiments.benchmarks.fits import FitReport
     from moe_search.experiments.benchmarks.report import Report
+    from moe_search.experiments.benchmarks.search import SearchReport
 
 KINDS: Map[str, tuple[str, ...]] = {
     "runs": ("fit",),
@@ -27,6 +28,10 @@ KINDS: Map[str, tuple[str, ...]] = {
     "seq_len": ("step",),
     "processes": ("step",),
     "designs": ("step",),
+    "worlds": ("search",),
+    "policy": ("search",),
+    "spec": ("search",),
+    "repeats": ("kernels", "step", "fit"),
     **dict.fromkeys(("shape", "tokens", "dtype", "device", "threads", "only", "store"), ("kernels", "step")),
 }
 """Whose option each is; the others are everybody's."""
@@ -36,9 +41,10 @@ FIT_REPEATS = 3
 def bench(
     context: typer.Context,
     what: Annotated[
-        Literal["kernels", "step", "fit"],
+        Literal["kernels", "step", "fit", "search"],
         typer.Argument(
-            help="kernels: single layers, backend by backend; step: training steps; fit: a law with its resamples."
+            help="kernels: single layers, backend by backend; step: training steps; fit: a law with its resamples; "
+            "search: our search and others in drawn worlds."
         ),
     ],
     runs: Annotated[
@@ -89,7 +95,18 @@ def bench(
         Path | None,
         typer.Option(help="An interpreter with the packages chinchilla and simple-scaling-laws (fit).", metavar="FILE"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of inputs, routing, designs, starts and resamples.", min=0)] = 0,
+    worlds: Annotated[int, typer.Option(help="Drawn worlds (search), by seeds from --seed on.", min=1)] = 20,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="A baseline (search); repeatable. Default: all but the slow ones.", metavar="NAME"),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            help="A campaign with the space, ladder and budget (search). Default: quickstart.", metavar="SPEC"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of inputs, routing, designs, starts, resamples and worlds.", min=0)] = 0,
     store: Annotated[
         bool, typer.Option("--store", help="Keep our times, so that campaigns can price shapes with them.")
     ] = False,
@@ -98,7 +115,7 @@ def bench(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Time kernels, whole training steps or the fit of a scaling law, next to what others would take.
+    """Time kernels, whole training steps or the fit of a scaling law, or let searches compete in drawn worlds.
 
     Threads are pinned, routing is new at every step, contestants take turns within a round, and ratios are taken
     within rounds, so that a busy machine disturbs them little. Still: leave the machine alone while it measures.
@@ -111,12 +128,16 @@ def bench(
       moe-search bench step --designs 30 --store
       moe-search bench fit table.csv --law chinchilla --map 'n_total="Model Size"' --peer-python peers/bin/python
       moe-search bench fit --law joint_moe --law joint --peer-starts 32
+      moe-search bench search --worlds 50 -o benchmarks/results
     """
     _check_owner(context, what)
     if output is not None:
         from moe_search.experiments.workspace import check_writable
 
         check_writable(output)
+    if what == "search":
+        _finish(_search(spec, policy, worlds=worlds, seed=seed), output, json=json)
+        return
     if what == "fit":
         from moe_search.experiments.benchmarks.fits import SIMULATED, WantedFits, benchmark_fits
         from moe_search.experiments.tables import parse_mapping, read_table
@@ -181,7 +202,19 @@ def bench(
     _finish(report, output, json=json)
 
 
-def _finish(report: "Report | FitReport", output: Path | None, *, json: bool) -> None:
+def _search(spec: Path | None, policies: list[str] | None, *, worlds: int, seed: int) -> "SearchReport":
+    from moe_search.experiments.benchmarks.search import POLICIES, benchmark_search
+    from moe_search.experiments.opening import planned_problem
+    from moe_search.experiments.presets.catalogue import preset_path
+    from moe_search.experiments.spec.loading import load_spec
+
+    campaign = load_spec(spec or preset_path("quickstart"))
+    return benchmark_search(
+        campaign.name, planned_problem(campaign), policies=policies or POLICIES, worlds=worlds, first=seed, log=note
+    )
+
+
+def _finish(report: "Report | FitReport | SearchReport", output: Path | None, *, json: bool) -> None:
     """Keep and print what was measured."""
     if output is not None:
         for path in report.save(output):
