@@ -22,17 +22,17 @@ import numpy as np
 import polars as pl
 
 from moe_search.scaling.expressions import mask
-from moe_search.scaling.extrapolation import edges
+from moe_search.scaling.extrapolation import Edge, edges
 from moe_search.scaling.fit import complete_runs, usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
 from moe_search.scaling.law import Array
 from moe_search.scaling.rolling import RESAMPLES, STARTS, CutErrors, Rolling, roll
-from moe_search.scaling.widening import POWER, Widening
+from moe_search.scaling.widening import Widening
 
-PRIOR_MEDIAN, PRIOR_SPREAD = 0.002, 1.5
-"""Of tau, in log loss at one decade beyond the runs, and of its logarithm."""
-LASTING = 0.7
+PRIOR_MEDIAN, PRIOR_SPREAD = 0.0015, 1.5
+"""Of tau, in log loss at a reach of 1, and of its logarithm."""
+LASTING = 0.8
 """Correlation of b at a cut with b at the next one, and of the last one with that of the predictions."""
 VALUES = 20
 """Equally probable values of tau that are kept."""
@@ -89,7 +89,7 @@ def learn(
     errors: Sequence[CutErrors],
     *,
     freedom: float,
-    levels: Mapping[str, float],
+    levels: Mapping[str, Edge],
     grid: Array = GRID,
     values: int = VALUES,
 ) -> Widening:
@@ -98,7 +98,7 @@ def learn(
     Args:
         errors: one a cut, the lowest cut first; none keeps the prior.
         freedom: of the fit that is to be widened.
-        levels: that its predictions extrapolate from, by column.
+        levels: the ends of its runs, by column.
         grid: of tau, ascending in equal ratios.
         values: of tau that are kept.
     """
@@ -143,7 +143,7 @@ def _told_by(cut: CutErrors, columns: Sequence[str]) -> tuple[Array, Array]:
     variance = max(float(np.mean(cut.noise**2)), LEAST_VARIANCE)
     draws = deviations.shape[1]
     inner = deviations.T @ deviations + max(draws - 1, 1) * variance * np.eye(draws)
-    known = dict(zip(cut.columns, cut.beyond, strict=True))
-    far = np.array([known.get(name, np.zeros(len(cut.error))) for name in columns]).reshape(-1, len(cut.error)) ** POWER
+    known = dict(zip(cut.columns, cut.reach, strict=True))
+    far = np.array([known.get(name, np.zeros(len(cut.error))) for name in columns]).reshape(-1, len(cut.error))
     solved = (far - (np.linalg.solve(inner, deviations.T @ far.T).T @ deviations.T)) / variance  # far V^-1
     return solved @ far.T, solved @ cut.error

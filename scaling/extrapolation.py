@@ -1,6 +1,7 @@
 """How far beyond its runs a prediction lies, in decades of training compute, of size and of tokens."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -29,8 +30,18 @@ def largest_compute(frame: pl.DataFrame) -> float | None:
     return None if flops is None or not len(flops) else float(flops.max())
 
 
-def edges(frame: pl.DataFrame) -> dict[str, float]:
-    """Return column to the level beyond which a prediction leaves the runs: few of them are larger.
+@dataclass(frozen=True)
+class Edge:
+    """Where the runs end in one column, and how far they extend."""
+
+    level: float
+    """Few runs are larger."""
+    span: float
+    """Decades from where few runs are smaller to ``level``."""
+
+
+def edges(frame: pl.DataFrame) -> dict[str, Edge]:
+    """Return column to the edge beyond which a prediction leaves the runs.
 
     The columns are ``train_flops``, the first size and ``tokens``, those that all runs have.
     """
@@ -39,21 +50,26 @@ def edges(frame: pl.DataFrame) -> dict[str, float]:
     for name in ("train_flops", *sizes, "tokens"):
         values = _column(frame, name)
         if values is not None:
-            found[name] = float(np.exp(np.quantile(np.log(values), EDGE)))
+            low, high = np.quantile(np.log10(values), [1 - EDGE, EDGE])
+            found[name] = Edge(float(10**high), float(high - low))
     return found
 
 
-def decades_beyond(frame: pl.DataFrame, levels: Mapping[str, float]) -> Array:
-    """Return the decades (columns, rows) by which runs exceed each level; 0 below it.
+def reach(frame: pl.DataFrame, levels: Mapping[str, Edge]) -> Array:
+    """Return how far beyond each edge runs are (columns, rows): d sqrt(d + span) of the d decades; 0 below it.
+
+    A law whose slope is wrong errs as d, one that misses a curvature as d (d + span): it made up for the curvature
+    within the span, and the more the wider. Between them, because it is not known which, is their geometric mean.
 
     What is not known of the runs is not known to be extrapolation, and is 0 too.
     """
-    decades = np.zeros((len(levels), frame.height))
-    for row, (name, level) in enumerate(levels.items()):
+    reached = np.zeros((len(levels), frame.height))
+    for row, (name, edge) in enumerate(levels.items()):
         values = _column(frame, name)
         if values is not None:
-            decades[row] = np.maximum(np.log10(values / level), 0.0)
-    return decades
+            decades = np.maximum(np.log10(values / edge.level), 0.0)
+            reached[row] = decades * np.sqrt(decades + edge.span)
+    return reached
 
 
 def _column(frame: pl.DataFrame, name: str) -> Array | None:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from moe_search.scaling.columns import domain_names
-from moe_search.scaling.extrapolation import compute_of, decades_beyond, edges
+from moe_search.scaling.extrapolation import compute_of, edges, reach
 from moe_search.scaling.fit import complete_runs, fit, objective_column, usable_runs
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.holdout import score
@@ -63,8 +63,8 @@ class CutErrors:
     freedom: float
     columns: tuple[str, ...]
     """In which runs extrapolate, see :mod:`~moe_search.scaling.extrapolation`."""
-    beyond: Array
-    """(columns, held out): decades beyond the fitted runs."""
+    reach: Array
+    """(columns, held out): how far."""
 
 
 @dataclass(frozen=True)
@@ -205,5 +205,5 @@ def _errors(fitted: Fit, below: pl.DataFrame, above: pl.DataFrame, observed: Arr
         noise=fitted.noise,
         freedom=fitted.freedom,
         columns=tuple(levels),
-        beyond=decades_beyond(above, levels),
+        reach=reach(above, levels),
     )

@@ -21,7 +21,6 @@ from moe_search.scaling.fitted import Fit
 from moe_search.scaling.law import Array
 from moe_search.scaling.prediction import Prediction
 from moe_search.scaling.rolling import CutErrors, Rolling
-from moe_search.scaling.widening import POWER
 from moe_search.spaces.errors import InvalidInputError
 
 RUNS_A_CUT = 4.0
@@ -99,7 +98,7 @@ def log_score(cut: CutErrors) -> Array:
     Its variance is that of the resamples, of noise, and of the error of the form before anything was learnt.
     """
     deviations = cut.deviations[:, np.isfinite(cut.deviations).all(axis=0)]
-    form = (PRIOR_MEDIAN * cut.beyond**POWER) ** 2
+    form = (PRIOR_MEDIAN * cut.reach) ** 2
     variance = deviations.var(axis=1) + max(float(np.mean(cut.noise**2)), LEAST_VARIANCE) + form.sum(axis=0)
     density: Array = student.logpdf(cut.error, max(cut.freedom, 3.0), scale=np.sqrt(variance))
     return density

@@ -4,11 +4,12 @@ Resamples of a fit know one doubt: which coefficients. Two are missing. *Few run
 estimated, so that the deviations of a draw are scaled by sqrt(freedom / chi²(freedom)), as in Student's t. *The form*:
 beyond the runs a law errs in one direction, the same for all runs of a scale, by
 
-    log loss = law + sum over compute, size, tokens of b · (decades beyond the runs)^1.5 + noise,   b ~ Normal(m, V)
+    log loss = law + sum over compute, size, tokens of b · reach + noise,   b ~ Normal(m, V)
 
-with m and V learnt from how the law extrapolated before (:mod:`~moe_search.scaling.calibration`): a law that fell short
-above every cut is expected to fall short again, so that its intervals need not be centred on its predictions. What is
-known of the size of such errors is kept as equally probable values, each with its m and V; draws of b use all of them.
+where the reach grows with the decades beyond the runs (:mod:`~moe_search.scaling.extrapolation`), and m and V are
+learnt from how the law extrapolated before (:mod:`~moe_search.scaling.calibration`): a law that fell short above every
+cut is expected to fall short again, so that its intervals need not be centred on its predictions. What is known of the
+size of such errors is kept as equally probable values, each with its m and V; draws of b use all of them.
 
 b belongs to a draw, not to a row: predictions at equal compute, size and tokens move together, and their differences
 stay as sharp as the law makes them.
@@ -23,11 +24,9 @@ import polars as pl
 from scipy.special import ndtri
 from scipy.stats import chi2
 
-from moe_search.scaling.extrapolation import decades_beyond
+from moe_search.scaling.extrapolation import Edge, reach
 from moe_search.scaling.law import Array
 
-POWER = 1.5
-"""Of the decades: the error of a wrong form grows faster than in proportion (a missing curvature as the square)."""
 FEWEST_FREEDOM = 3.0
 """With less, Student's t has no variance, and an interval would say nothing about anything."""
 
@@ -38,10 +37,10 @@ class Widening:
 
     freedom: float
     """Runs less the parameters that they determine."""
-    edges: Mapping[str, float]
-    """Column (compute, size, tokens) to the level that extrapolation is measured from; those that the table has."""
+    edges: Mapping[str, Edge]
+    """Column (compute, size, tokens) to the end of the runs; those that the table has."""
     tau: tuple[float, ...]
-    """Equally probable standard deviations of b before the record: log loss at one decade beyond an edge."""
+    """Equally probable standard deviations of b before the record: log loss at a reach of 1."""
     expected: tuple[tuple[float, ...], ...]
     """m after the record, one a value of tau, each one a column of ``edges``."""
     root: tuple[tuple[tuple[float, ...], ...], ...]
@@ -65,14 +64,18 @@ class Widening:
         value = (_spread_evenly(draws, seed, 12) * len(self.tau)).astype(int)
         normal = np.stack([ndtri(_spread_evenly(draws, seed, 13 + column)) for column in range(columns)], axis=1)
         b = np.array(self.expected)[value] + np.einsum("dij,dj->di", np.array(self.root)[value], normal)
-        error: Array = (decades_beyond(frame, self.edges) ** POWER).T @ b.T
+        error: Array = reach(frame, self.edges).T @ b.T
         return error
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the widening of a fit file; in older ones b has either sign: m = 0 and V = tau²."""
+        """Return the widening of a fit file; in older ones edges have no span, and b has either sign."""
         tau = tuple(content["tau"])
-        unsigned = cls.unsigned(content["freedom"], content["edges"], tau, content["cuts"], content["seconds"])
+        edges = {
+            name: Edge(**edge) if isinstance(edge, Mapping) else Edge(edge, 0.0)
+            for name, edge in content["edges"].items()
+        }
+        unsigned = cls.unsigned(content["freedom"], edges, tau, content["cuts"], content["seconds"])
         if "root" not in content:
             return unsigned
         root = tuple(tuple(map(tuple, triangle)) for triangle in content["root"])
@@ -80,7 +83,7 @@ class Widening:
 
     @classmethod
     def unsigned(
-        cls, freedom: float, edges: Mapping[str, float], tau: tuple[float, ...], cuts: int, seconds: float
+        cls, freedom: float, edges: Mapping[str, Edge], tau: tuple[float, ...], cuts: int, seconds: float
     ) -> Self:
         """Return the widening of a law that is as likely to err to one side as to the other."""
         one = np.eye(len(edges))

@@ -7,30 +7,41 @@ from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
 from moe_search.scaling.calibration import LASTING, PRIOR_MEDIAN, PRIOR_SPREAD, learn, widen
+from moe_search.scaling.extrapolation import Edge
 from moe_search.scaling.fit import fit
+from moe_search.scaling.law import Array
 from moe_search.scaling.laws import get_law
 from moe_search.scaling.rolling import CutErrors
-from moe_search.scaling.widening import POWER
 from moe_search.scaling.worlds import draw_world
 
 CHINCHILLA = get_law("chinchilla")
-LEVELS = {"train_flops": 1e18, "n_active": 1e8, "tokens": 1e9}
+LEVELS = {"train_flops": Edge(1e18, 2.0), "n_active": Edge(1e8, 1.0), "tokens": Edge(1e9, 1.0)}
+WRONG = np.array([0.02, -0.01, 0.03])
 
 
-def cut(tau: float, seed: int, rows: int = 30) -> CutErrors:
-    """Errors with a noise of 0.005, a law that is known to 0.002, and a form that is wrong by tau a decade."""
+def cut(b: Array, seed: int, rows: int = 30) -> CutErrors:
+    """Errors with a noise of 0.005, a law that is known to 0.002, and a form that is wrong by b (3,) a reach of 1."""
     rng = np.random.default_rng(seed)
-    beyond = rng.uniform(0, 1.5, (3, rows))
+    reach = rng.uniform(0, 1.5, (3, rows)) ** 1.5
     parts = 0.002 * rng.normal(size=(rows, 41))
     noise = 0.005 * rng.normal(size=40)
-    error = tau * rng.normal(size=3) @ beyond**POWER + parts[:, 0] + 0.005 * rng.normal(size=rows)
-    return CutErrors("some", error, parts[:, 1:], noise, 35.0, tuple(LEVELS), beyond)
+    error = b @ reach + parts[:, 0] + 0.005 * rng.normal(size=rows)
+    return CutErrors("some", error, parts[:, 1:], noise, 35.0, tuple(LEVELS), reach)
+
+
+def drifting(tau: float, seed: int, cuts: int = 4) -> list[CutErrors]:
+    rng = np.random.default_rng((seed, 1))
+    b, found = rng.normal(size=3), []
+    for i in range(cuts):
+        found.append(cut(tau * b, 10 * seed + i))
+        b = LASTING * b + np.sqrt(1 - LASTING**2) * rng.normal(size=3)
+    return found
 
 
 def test_the_record_is_weighed_as_the_full_covariance_weighs_it() -> None:
     """At one tau, against the conditional normal of b given all errors of two cuts at once."""
-    tau, first, second = 0.02, cut(0.02, seed=0, rows=9), cut(0.02, seed=1, rows=7)
-    far = [one.beyond.T**POWER for one in (first, second)]
+    tau, first, second = 0.02, cut(WRONG, seed=0, rows=9), cut(-WRONG, seed=1, rows=7)
+    far = [one.reach.T for one in (first, second)]
     noise = [np.cov(one.deviations) + np.mean(one.noise**2) * np.eye(len(one.error)) for one in (first, second)]
     drift = tau**2 * np.kron(LASTING ** np.abs(np.subtract.outer(range(3), range(3))), np.eye(3))
     design = block_diag(*far)  # of b at both cuts; the third b is that of the predictions
@@ -44,8 +55,8 @@ def test_the_record_is_weighed_as_the_full_covariance_weighs_it() -> None:
 
 
 def test_tau_is_as_probable_as_the_density_of_the_errors() -> None:
-    one = cut(0.02, seed=0, rows=12)
-    far, grid = one.beyond.T**POWER, np.array([0.001, 0.003, 0.01, 0.03, 0.1])
+    one = cut(WRONG, seed=0, rows=12)
+    far, grid = one.reach.T, np.array([0.001, 0.003, 0.01, 0.03, 0.1])
     noise = np.cov(one.deviations) + np.mean(one.noise**2) * np.eye(12)
     density = [multivariate_normal(cov=noise + tau**2 * far @ far.T).logpdf(one.error) for tau in grid]
     log_prior = -0.5 * (np.log(grid / PRIOR_MEDIAN) / PRIOR_SPREAD) ** 2
@@ -65,12 +76,12 @@ def test_nothing_to_look_at_keeps_the_prior() -> None:
 
 @pytest.mark.parametrize("tau", [0.01, 0.05])
 def test_the_size_of_a_wrong_forms_errors_is_found(tau: float) -> None:
-    found = [np.median(learn([cut(tau, 10 * s + i) for i in range(4)], freedom=9, levels=LEVELS).tau) for s in range(8)]
+    found = [np.median(learn(drifting(tau, s), freedom=9, levels=LEVELS).tau) for s in range(8)]
     assert 0.4 * tau < np.median(found) < 1.6 * tau
 
 
 def test_a_form_that_held_is_trusted_more_than_before() -> None:
-    found = learn([cut(0.0, i) for i in range(4)], freedom=10.0, levels=LEVELS)
+    found = learn([cut(np.zeros(3), i) for i in range(4)], freedom=10.0, levels=LEVELS)
     assert max(found.tau) < 0.004
     assert np.median(found.tau) < PRIOR_MEDIAN
 
@@ -78,8 +89,8 @@ def test_a_form_that_held_is_trusted_more_than_before() -> None:
 def test_a_law_that_fell_short_above_every_cut_is_expected_to_go_on() -> None:
     """And the later a cut, the more it tells."""
     rng = np.random.default_rng(0)
-    cuts = [cut(0.0, i) for i in range(4)]
-    short = [replace(one, error=0.02 * one.beyond[0] ** POWER + 0.005 * rng.normal(size=30)) for one in cuts]
+    cuts = [cut(np.zeros(3), i) for i in range(4)]
+    short = [replace(one, error=0.02 * one.reach[0] + 0.005 * rng.normal(size=30)) for one in cuts]
     by_record = {
         name: np.mean(learn(errors, freedom=30.0, levels=LEVELS).expected, axis=0)[0]
         for name, errors in (("always", short), ("early", [*short[:2], *cuts[2:]]), ("late", [*cuts[:2], *short[2:]]))
@@ -90,9 +101,9 @@ def test_a_law_that_fell_short_above_every_cut_is_expected_to_go_on() -> None:
 
 
 def test_columns_that_the_whole_table_lacks_tell_nothing() -> None:
-    one = cut(0.02, seed=0)
-    fewer = learn([one], freedom=30.0, levels={"train_flops": 1e18})
-    other = learn([replace(one, columns=("train_flops",), beyond=one.beyond[:1])], freedom=30.0, levels=LEVELS)
+    one = cut(WRONG, seed=0)
+    fewer = learn([one], freedom=30.0, levels={"train_flops": Edge(1e18, 2.0)})
+    other = learn([replace(one, columns=("train_flops",), reach=one.reach[:1])], freedom=30.0, levels=LEVELS)
     assert np.shape(fewer.expected) == (len(fewer.tau), 1)
     np.testing.assert_allclose(np.array(other.expected)[:, 0], np.array(fewer.expected)[:, 0])
     assert np.abs(np.array(other.expected)[:, 1:]).max() == 0

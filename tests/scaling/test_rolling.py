@@ -49,8 +49,8 @@ def test_scores_and_errors_say_the_same(curved: pl.DataFrame) -> None:
         assert 100 * np.mean(np.exp(-errors.error) - 1) == pytest.approx(score.bias)
         assert 0 <= score.coverage_80 <= score.coverage_95 <= 1
         assert errors.freedom == pytest.approx(score.fitted - 5, abs=0.6)
-        assert errors.beyond.shape == (3, score.held_out)
-        assert errors.beyond[0].max() >= score.decades
+        assert errors.reach.shape == (3, score.held_out)
+        assert errors.reach[0].max() >= score.decades
     assert rolled.of("chinchilla") == rolled.errors
     assert set(rolled.to_json()) == {"scores", "refused"}
 
