@@ -27,10 +27,23 @@ NUMERIC = {
     "activation_ratio": "activation ratio A",
     "expansion": "expansion (total over active<br>expert parameters)",
     "n_experts": "experts per layer",
+    "top_k": "experts per token",
+    "n_shared_experts": "shared experts",
+    "d_model": "width d_model",
+    "n_layers": "layers",
+    "unique_tokens": "unique tokens",
+    "dense_tokens": "tokens before upcycling",
+    "upcycled_tokens": "tokens after upcycling",
+    "learning_rate": "learning rate",
+    "batch_tokens": "tokens of a batch",
+    "schedule_tilt": "schedule tilt",
+    "schedule_bow": "schedule bow",
+    "schedule_wave": "schedule wave",
     "load_imbalance": "load imbalance",
 }
+WEIGHT = "weight/"
 CATEGORICAL = {"router": "router", "balancing": "balancing"}
-LINEAR = ("load_imbalance",)
+LINEAR = ("load_imbalance", "n_shared_experts", "schedule_tilt", "schedule_bow", "schedule_wave")
 COLUMNS = 3
 MOST_TICKS = 4
 Rows = npt.NDArray[np.intp]
@@ -48,7 +61,8 @@ def draw(data: ReportInput) -> list[Plot] | str:
         error = 100 * (seen.column(fit.objective_column)[rows] / expected(fit, seen.usable[rows.tolist()]) - 1)
     except InvalidInputError as failure:
         return f"The residuals of the law {law} cannot be computed: {failure}."
-    names = [name for name in (*NUMERIC, *CATEGORICAL) if seen.has(name, vary=True)]
+    weights = [WEIGHT + domain for domain in seen.domains]
+    names = [name for name in (*NUMERIC, *CATEGORICAL, *weights) if seen.has(name, vary=True)]
     names = [name for place, name in enumerate(names) if not _seen_already(seen, name, names[:place])]
     if not names:
         return "No variable varies, so there is nothing to plot residuals against."
@@ -92,7 +106,7 @@ def _seen_already(seen: RunsView, name: str, before: list[str]) -> bool:
     if name in CATEGORICAL:
         return False
     order = rankdata(seen.column(name))
-    return any(np.array_equal(order, rankdata(seen.column(other))) for other in before if other in NUMERIC)
+    return any(np.array_equal(order, rankdata(seen.column(other))) for other in before if other not in CATEGORICAL)
 
 
 def _categories(figure: go.Figure, seen: RunsView, name: str, rows: Rows, panel: dict[str, int]) -> list[object]:
@@ -104,16 +118,20 @@ def _categories(figure: go.Figure, seen: RunsView, name: str, rows: Rows, panel:
 def _numbers(figure: go.Figure, seen: RunsView, name: str, rows: Rows, panel: dict[str, int]) -> list[object]:
     """Style a numeric axis and draw the band of seed noise along it; return the values."""
     x = seen.column(name)[rows]
-    known = x[np.isfinite(x) & (x > 0)]
-    if name in LINEAR:
-        axis: dict[str, object] = {"title_text": NUMERIC[name]}
+    linear = name in LINEAR or name.startswith(WEIGHT)
+    known = x[np.isfinite(x) & (linear | (x > 0))]
+    if linear:
+        words = NUMERIC.get(name) or f"share of {escape(name.removeprefix(WEIGHT)).replace('_', ' ')}"
+        axis: dict[str, object] = {"title_text": words, "nticks": MOST_TICKS}
     elif name == "train_flops":
         axis = flops_axis(list(known), NUMERIC[name], most=MOST_TICKS)
     else:
         axis = quantity_axis(list(known), NUMERIC[name], sorted(set(known.tolist())), most=MOST_TICKS)
     figure.update_xaxes(**axis, **panel)
     if seen.seed_noise is not None:
-        left, right, height = known.min() / 1.2, known.max() * 1.2, 200 * seen.seed_noise
+        margin = 0.05 * (known.max() - known.min())
+        left, right = (known.min() - margin, known.max() + margin) if linear else (known.min() / 1.2, known.max() * 1.2)
+        height = 200 * seen.seed_noise
         corners = {"x": [left, right, right, left], "y": [height, height, -height, -height]}
         figure.add_scatter(**corners, **band(MUTED), **panel)
     return list(x)

@@ -67,6 +67,14 @@ def test_residuals_are_small_where_the_law_is_true(campaign: ReportInput) -> Non
     assert np.sqrt(np.mean(np.square(y))) < 2, "percent"
 
 
+def test_residuals_have_a_panel_for_every_variable_that_differs(campaign: ReportInput) -> None:
+    plots = figures()["residuals"].draw(campaign)
+    assert isinstance(plots, list)
+    titles = {axis.title.text for axis in plots[0].figure.select_xaxes()}
+    assert {"training FLOPs", "training tokens", "granularity G", "experts per token", "schedule tilt"} <= titles
+    assert {f"share of {domain}" for domain in campaign.view.domains} <= titles
+
+
 def test_profiles_have_a_panel_a_parameter_and_meet_their_threshold_at_their_ends(campaign: ReportInput) -> None:
     plots = figures()["profiles"].draw(campaign)
     assert isinstance(plots, list)
