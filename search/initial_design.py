@@ -17,14 +17,19 @@ from moe_search.search.trial import Proposal
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.errors import InvalidInputError
 
-CHEAP = 0.25
-"""The low scale costs at most this share of the top."""
-SPREAD_PER_FEATURE = 1.5
+CHEAP = 0.1
+"""The low scale costs at most this share of the top, where one does."""
+SPREAD_PER_FEATURE = 3.0
 SPREAD_AT_LEAST = 6
 SPREAD_FIRST = 4
 """Spread designs that come before anything but anchors and controls is run at a second scale."""
-MIDDLE_EVERY = 3
-"""One spread design in so many is run at the middle scale too."""
+MIDDLE_EVERY = 5
+"""After so many spread designs at the low scale, one is run at the middle scale."""
+CONTROLS_AGAIN = 11
+"""Index of the spread design after which the controls are run at the middle scale."""
+NESTED = 3
+"""The first middle runs are of designs that were run at the low scale; later ones are of others: a design says more by
+being another than by being run twice."""
 
 
 @lru_cache(maxsize=8)
@@ -81,12 +86,19 @@ def _wanted(problem: Problem, centre: Design, top: Scale) -> Iterator[_Wanted]:
     for name, design in spread[:SPREAD_FIRST]:
         yield _Wanted(design, low, f"{name}, at the low scale")
     yield _Wanted(centre, middle, "the centre of the space at the middle scale anchors the law")
-    for name, design in controls:
-        yield _Wanted(design, middle, f"the {name} control at the middle scale")
-    for index, (name, design) in enumerate(spread):
+    others = iter(spread[len(spread) - len(spread) // (MIDDLE_EVERY + 1) :])
+    n_middle = 0
+    for index, (name, design) in enumerate(spread[: len(spread) - len(spread) // (MIDDLE_EVERY + 1)]):
         yield _Wanted(design, low, f"{name}, at the low scale")
         if index % MIDDLE_EVERY == 0:
-            yield _Wanted(design, middle, f"{name}, at a second scale to compare rankings")
+            n_middle += 1
+            is_nested = n_middle <= NESTED
+            label, other = (name, design) if is_nested else next(others, (name, design))
+            why = "a second scale to compare rankings" if is_nested else "the middle scale"
+            yield _Wanted(other, middle, f"{label}, at {why}")
+        if index == CONTROLS_AGAIN:
+            for kind, control in controls:
+                yield _Wanted(control, middle, f"the {kind} control at the middle scale")
 
 
 def _spread(problem: Problem) -> list[Design]:

@@ -49,12 +49,14 @@ class Problem(Frozen):
 
     policy: Policy = Policy(stop=False)
     """What a campaign may choose; of itself a problem is searched until its budget is spent."""
-    initial_share: float = Field(default=0.4, gt=0, le=1)
+    initial_share: float = Field(default=0.5, gt=0, le=1)
     """Largest share of the budget that the initial design may take."""
     pool_size: PositiveInt = 192
     """Designs, spread over the space, that every proposal considers."""
     neighbours: int = Field(default=16, ge=0)
     """Mutations of each of the three best designs that are considered too."""
+    share_below_top: float = Field(default=0.25, ge=0, le=1)
+    """Share of the budget that trials in a row may cost below the ladder's top; at least what one run there costs."""
     max_below_top: PositiveInt = 32
     """Trials in a row that may stay below the ladder's top, however cheap they are."""
     repeat_every: PositiveInt = 12

@@ -14,7 +14,6 @@ knowledge gradient would end a search too early. Both are functions of finished 
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from moe_search.search.acquisition import knowledge_gradient
@@ -22,6 +21,9 @@ from moe_search.search.standing import Standing
 from moe_search.search.surrogate import Surrogate
 
 DRAWS = 512
+MOST_REPEATED = 256
+"""Runs whose repetition is evaluated: those that could move the means at the target furthest apart, which bounds what
+they are worth."""
 
 
 def expected_regret(mean: Tensor, covariance: Tensor) -> float:
@@ -39,29 +41,26 @@ def expected_regret(mean: Tensor, covariance: Tensor) -> float:
 
 
 def standing(
-    surrogate: Surrogate, believer: Surrogate, target: Tensor, *, inputs: Tensor, cost: Tensor, remaining: float
+    surrogate: Surrogate, target: Tensor, believed: Tensor, *, covariance: Tensor, variance: Tensor, repeats: Tensor
 ) -> Standing:
     """Return how the decision stands.
 
     Args:
         surrogate: the posterior of finished runs.
-        believer: the posterior when pending runs are done.
         target: the candidates at the target scale, encoded ``(M, ...)``.
-        inputs: every run that the budget still pays for, encoded ``(O, ...)``.
-        cost: of each ``(O,)``, in the unit of ``remaining``.
-        remaining: budget.
+        believed: their means when pending runs are done ``(M,)``.
+        covariance: then, of every run that the budget still pays for with the candidates ``(O, M)``.
+        variance: then, of every such run ``(O,)``, without noise.
+        repeats: as often as the rest of the budget pays for each ``(O,)``, at least 1.
     """
     mean = surrogate.mean_at(target)
     noise = surrogate.noise_variance
-    repeats = torch.floor(remaining / cost).clamp_min(1.0)
     gain = 0.0
-    if len(inputs):
-        gradients = knowledge_gradient(
-            believer.mean_at(target),
-            believer.covariance_at(inputs, target),
-            believer.variance_at(inputs) + noise / repeats,
-        )
-        gain = float(gradients.max())
+    if len(repeats):
+        shown = variance + noise / repeats
+        reach = (covariance.max(dim=1).values - covariance.min(dim=1).values) / shown.sqrt()
+        most = reach.argsort(descending=True, stable=True)[:MOST_REPEATED]
+        gain = float(knowledge_gradient(believed, covariance[most], shown[most]).max())
     expected = math.exp(float(mean.min()))
     return Standing(
         regret=expected * expected_regret(mean, surrogate.covariance_at(target, target)),

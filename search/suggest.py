@@ -34,6 +34,8 @@ from moe_search.search.trial import Proposal, Row
 from moe_search.search.validation import form_for
 from moe_search.spaces.design import Design, Scale
 
+MOST_TRIED = 128
+"""Of the designs that were tried, so many with the best expectation are candidates still."""
 N_INCUMBENTS = 3
 """Best designs whose neighbours are considered."""
 
@@ -183,8 +185,10 @@ class _Look(NamedTuple):
     means: Tensor
     """Expected log loss there ``(n_designs,)``."""
     options: list[Option]
-    inputs: Tensor
-    """The options, encoded."""
+    covariance: Tensor
+    """Of the options with the designs at the target ``(n_options, n_designs)``."""
+    variance: Tensor
+    """Of what the options would show, without noise ``(n_options,)``."""
     standing: Standing
 
 
@@ -196,10 +200,12 @@ def _look(problem: Problem, rows: Sequence[Row], beliefs: _Beliefs, remaining: f
         Option(design, scale, problem.cost(design, scale)) for design in designs for scale in problem.ladder.scales()
     ]
     options = [option for option in options if option.cost <= remaining]
-    inputs = _encode_options(problem, believer, options)
+    means = believer.mean_at(target)
+    covariance, variance = believer.observing(_encode_options(problem, believer, options), target)
     cost = torch.tensor([option.cost for option in options], dtype=torch.float64)
-    now = standing(beliefs.surrogate, believer, target, inputs=inputs, cost=cost, remaining=remaining)
-    return _Look(designs, target, believer.mean_at(target), options, inputs, now)
+    repeats = torch.floor(remaining / cost).clamp_min(1.0)
+    now = standing(beliefs.surrogate, target, means, covariance=covariance, variance=variance, repeats=repeats)
+    return _Look(designs, target, means, options, covariance, variance, now)
 
 
 def _next_informed(
@@ -230,12 +236,8 @@ def _next_informed(
         return propose(allowed[0], why or "the only run that the budget still pays for")
 
     chosen = {(option.design, option.scale) for option in allowed}
-    inputs = look.inputs[[(option.design, option.scale) in chosen for option in look.options]]
-    gain = knowledge_gradient(
-        means,
-        believer.covariance_at(inputs, target),
-        believer.variance_at(inputs) + believer.noise_variance,
-    )
+    kept = torch.tensor([(option.design, option.scale) in chosen for option in look.options])
+    gain = knowledge_gradient(means, look.covariance[kept], look.variance[kept] + believer.noise_variance)
     in_seconds = timing if problem.policy.cost == "seconds" else None
     costs = [in_seconds.seconds(one.design, one.scale) if in_seconds else one.cost for one in allowed]
     cost, unit = torch.tensor(costs, dtype=torch.float64), "second" if in_seconds else "FLOP"
@@ -287,7 +289,7 @@ def _allowed(
             break
         below += 1
         spent += row.trial.predicted_cost
-    if below >= problem.max_below_top or spent >= best.cost:
+    if below >= problem.max_below_top or spent >= max(best.cost, problem.share_below_top * problem.budget_flops):
         return at_top, f"the ladder's top is due after {below} cheaper trials"
     spare = [option for option in options if option.scale == top or option.cost <= remaining - best.cost]
     if any(option.scale != top for option in spare):
@@ -300,7 +302,10 @@ def _allowed(
 def _candidates(problem: Problem, rows: Sequence[Row], surrogate: Surrogate) -> list[Design]:
     """Return the designs to choose from: tried, spread, and near the best; controls are no choice."""
     controls = set(problem.space.controls())
-    tried = dict.fromkeys(row.trial.design for row in rows if row.trial.design not in controls)
+    tried = list(dict.fromkeys(row.trial.design for row in rows if row.trial.design not in controls))
+    if len(tried) > MOST_TRIED:
+        order = surrogate.mean_at(surrogate.encode_realised(tried, [problem.target_scale] * len(tried))).argsort()
+        tried = [tried[index] for index in sorted(order[:MOST_TRIED].tolist())]
     designs = dict.fromkeys((*tried, *_pool(problem)))
     known = list(designs)
     means = surrogate.mean_at(surrogate.encode_realised(known, [problem.target_scale] * len(known)))

@@ -333,6 +333,26 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
             covariance: Tensor = self.covar_module.forward(left, right) - to_left.mT @ to_right
         return covariance
 
+    def observing(self, options: Tensor, choices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what an acquisition needs of runs: covariance with the choices, and variance, both posterior.
+
+        Args:
+            options: encoded runs ``(O, ...)``.
+            choices: encoded designs at the target ``(M, ...)``.
+
+        Returns:
+            ``(O, M)`` and ``(O,)``, as :meth:`covariance_at` and :meth:`variance_at` have them, in one solve.
+        """
+        factor, _ = self._conditioned()
+        x = self.train_inputs[0]
+        with torch.no_grad():
+            both = self.covar_module.forward(x, torch.cat([options, choices]))
+            explained = torch.linalg.solve_triangular(factor, both, upper=False)
+            left, right = explained[:, : len(options)], explained[:, len(options) :]
+            covariance: Tensor = self.covar_module.forward(options, choices) - left.mT @ right
+            variance: Tensor = self.covar_module.forward(options, options, diag=True) - left.square().sum(0)
+        return covariance, variance.clamp_min(1e-12)
+
     def variance_at(self, inputs: Tensor) -> Tensor:
         """Return the posterior variance of log bpb ``(n,)``."""
         factor, _ = self._conditioned()

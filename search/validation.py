@@ -98,12 +98,13 @@ WORDS = {
 }
 
 
-def validate(problem: Problem, rows: Sequence[Row]) -> Validation | str:
+def validate(problem: Problem, rows: Sequence[Row], *, with_trees: bool = True) -> Validation | str:
     """Compare the forms on a trial table; or say why that cannot be done yet.
 
     Args:
         problem: what is searched.
         rows: trials; those without a loss are passed over.
+        with_trees: whether LightGBM takes part, where it is installed; it cannot steer a search.
     """
     usable = [row for row in rows if row.runs and row.runs[-1].bpb is not None]
     cut = _cut(usable)
@@ -125,7 +126,7 @@ def validate(problem: Problem, rows: Sequence[Row]) -> Validation | str:
         if surrogate is not None:
             mean = surrogate.mean_at(surrogate.encode_realised(asked.designs, asked.scales)).numpy()
             errors[form] = mean - asked.log_loss
-    trees = _trees(problem, below, asked)
+    trees = _trees(problem, below, asked) if with_trees else None
     if trees is not None:
         errors["lightgbm"] = trees - asked.log_loss
     return _judged(errors, asked.scales, fitted=len(below))
@@ -143,7 +144,7 @@ def form_for(problem: Problem, rows: Sequence[Row]) -> Form:
     leading = rows[: int(looked)]
     losses = tuple((row.trial.run_key, *((run.status, run.tokens, run.bpb) for run in row.runs)) for row in leading)
     if (problem, losses) not in _KNOWN:
-        found = validate(problem, leading)
+        found = validate(problem, leading, with_trees=False)
         while len(_KNOWN) >= MOST_KNOWN:
             del _KNOWN[next(iter(_KNOWN))]
         _KNOWN[problem, losses] = "law_gp" if isinstance(found, str) else found.chosen

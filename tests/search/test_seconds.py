@@ -94,7 +94,7 @@ def test_it_starts_from_the_machine_s_table(problem: Problem, designs: list[Desi
 def test_predictions_stand_with_proposals_and_a_policy_may_count_in_them(
     problem_of_budget: Callable[..., Problem],
 ) -> None:
-    problem = problem_of_budget(tops=12, pool_size=24, neighbours=2)
+    problem = problem_of_budget(tops=12, pool_size=24, neighbours=2, repeat_every=1000)
     world, rows = SimulatedWorld(problem=problem, seed=1), []
     for number, proposal in enumerate(initial_design(problem)):
         trial = problem.trial(number, proposal)

@@ -153,7 +153,9 @@ def test_the_budget_is_never_exceeded_and_hardly_left_over(problem_of_budget: Pr
     for number in range(len(rows)):
         needed = rows_needed(problem, number)
         before = budget_of(problem.budget_flops, rows[:needed], rows[needed:number])
-        assert rows[number].trial.predicted_cost <= before.remaining * (1 + 1e-12)
+        waited = budget_of(problem.budget_flops, rows[:number])  # for diverged trials, which give some back
+        remaining = max(before.remaining, waited.remaining)
+        assert rows[number].trial.predicted_cost <= remaining * (1 + 1e-12)
     predicted = [(row.trial, row.runs[-1]) for row in rows if row.trial.predicted_mean and row.runs[-1].bpb]
     score = [(run.bpb - trial.predicted_mean) / trial.predicted_sd for trial, run in predicted]
     assert math.sqrt(np.mean(np.square(score))) < 2.5
