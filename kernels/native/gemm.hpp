@@ -188,10 +188,14 @@ inline void pack_left_transposed(Row row, int k, int m, int width, typename P::u
             vi block[VL];
 #pragma GCC unroll 16
             for (int r = 0; r < VL; ++r) {
-                const int i = (k0 + r) * 2;
-                const vh low = i < k ? load_half(row(i) + j) : vh{};
-                const vh high = i + 1 < k ? load_half(row(i + 1) + j) : vh{};
-                block[r] = (vi)(units_of(low) | (units_of(high) << 16));
+                const int i = (k0 + r) * P::depth;
+                if constexpr (P::depth == 2) {
+                    const vh low = i < k ? load_half(row(i) + j) : vh{};
+                    const vh high = i + 1 < k ? load_half(row(i + 1) + j) : vh{};
+                    block[r] = (vi)(units_of(low) | (units_of(high) << 16));
+                } else {
+                    block[r] = i < k ? (vi)load(row(i) + j) : vi{};
+                }
             }
             transpose(block);
 #pragma GCC unroll 16

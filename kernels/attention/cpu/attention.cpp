@@ -71,7 +71,7 @@ struct Width {
     // A micro-kernel's rows, which are cut off together at the diagonal.
     explicit Width(int d)
         : d(d), units(moe::units<P>(d)), padded(round_up(d, VL)),
-          step(rows_of_tile(padded < NR ? padded / VL : NV)) {}
+          step(TILES && P::depth == 2 ? MARGIN : rows_of_tile(padded < NR ? padded / VL : NV)) {}
 };
 
 // Rows that will be needed soon, asked for a few at a time while others are multiplied. Between a head's rows lie those

@@ -209,7 +209,7 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
     using E = typename P::element;
     const int together = TILES && P::depth == 2 ? columns : NR;  // columns that are packed and multiplied at a time
     U* panel = scratch<5, U>(packed_size<P>(CHUNK, together));
-    U* pairs = scratch<6, U>(P::depth == 1 ? 0 : size_t(round_up(m, VL) + SPARE) * units<P>(CHUNK));
+    U* a = scratch<6, U>(size_t(round_up(m, VL) + SPARE) * units<P>(CHUNK));
     const bool in_place = sizeof(W) == 4;
     float* sums = in_place ? reinterpret_cast<float*>(dw) + first_column : scratch<7, float>(size_t(m) * columns);
     const ptrdiff_t sums_row = in_place ? d : columns;
@@ -217,12 +217,8 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
         for (int i = 0; i < m; ++i) std::memset(sums + i * sums_row, 0, sizeof(float) * columns);
     for (int r = 0; r < rows; r += CHUNK) {
         const int n = rows - r < CHUNK ? rows - r : CHUNK, k = whole_steps<P>(n);
-        const U* a = reinterpret_cast<const U*>(left + size_t(r) * left_row);
-        ptrdiff_t a_row = 1, a_step = left_row;
-        if constexpr (P::depth == 2) {
-            a = pairs, a_row = round_up(units<P>(k), VL), a_step = 1;
-            pack_left_transposed<P>([&](int i) { return left + size_t(r + i) * left_row; }, n, m, int(a_row), pairs);
-        }
+        const int a_row = round_up(units<P>(k), VL);
+        pack_left_transposed<P>([&](int i) { return left + size_t(r + i) * left_row; }, n, m, a_row, a);
         for (int j = 0; j < columns; j += together) {
             const int some = columns - j < together ? columns - j : together;
             const auto row = [&](int i) { return right + size_t(token[r + i]) * d + first_column + j; };
@@ -231,7 +227,7 @@ void add_weight_gradient(int m, int d, int rows, const typename P::element* left
                 return row(i);
             };
             pack<P, T>(row_and_ahead, n, some, panel, units<P>(k));
-            multiply<P>(m, some, k, a, a_row, a_step, panel, Place{sums + j, sums_row, r > 0});
+            multiply<P>(m, some, k, a, a_row, 1, panel, Place{sums + j, sums_row, r > 0});
         }
     }
     if (!in_place)
