@@ -7,7 +7,7 @@ largest scale it has run so far: none of them can look beyond the ladder.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 """Of the budget, at which choices are looked at."""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One search in one world."""
 
     regret: tuple[float, ...]

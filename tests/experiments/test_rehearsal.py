@@ -98,6 +98,7 @@ def test_a_person_sees_regret_and_spend(rehearsed: tuple[Rehearsal, list[str]]) 
     assert "1M x 8M" in text
 
 
+@pytest.mark.slow
 def test_the_command_prints_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
