@@ -18,8 +18,9 @@ from moe_search.scaling.solver import Solution
 Places = npt.NDArray[np.intp]
 
 ROUNDS: Final = 40
-ITERATIONS: Final = 200
-"""Of each start: a curved valley is followed over several rounds."""
+FIRST: Final = 20
+ITERATIONS: Final = 100
+"""Of each start: in the first round enough to see whether a point can become better, then for those that can."""
 
 
 def continued(
@@ -38,7 +39,7 @@ def continued(
     theta, objective, slope = solution.theta.copy(), solution.objective.copy(), solution.gradient_norm.copy()
     held = theta[np.arange(len(theta)), parameter]
     moved = np.ones(len(theta), dtype=bool)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         sides = [_from_beside(theta, held, parameter, moved, side) for side in (-1, 1)]
         points, start = (np.concatenate(part) for part in zip(*sides, strict=True))
         if not len(points):
@@ -49,7 +50,7 @@ def continued(
             curvature="polish",
             precision=precision,
             box=(low, high),
-            max_iterations=ITERATIONS,
+            max_iterations=ITERATIONS if turn else FIRST,
         )
         moved[:] = False
         for row, point in enumerate(points):
