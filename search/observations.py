@@ -60,7 +60,7 @@ def observe(problem: Problem, rows: Sequence[Row]) -> Observations | None:
     known = np.isfinite(raw)
     if not known.any():
         return None
-    log_n, log_d = log_scales(scales)
+    log_n, log_d = log_scales(scales)[0], problem.coordinates(designs, scales)[1]
     law = fit_law_mean(log_n[known], log_d[known], raw[known])
     residual = raw - law.value(log_n, log_d)
     unit = _unit(designs, residual, ORDINARY * max(law.scatter, TYPICAL_UNIT))

@@ -1,12 +1,14 @@
 """The problem: everything besides the results that a proposal depends on."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from moe_search.search.policy import Policy
 from moe_search.search.price import Price
+from moe_search.search.repetition import fresh_equivalent
 from moe_search.search.trial import Proposal, Trial
 from moe_search.spaces.accounting import flops_per_token
 from moe_search.spaces.design import Design, Scale
@@ -17,6 +19,9 @@ from moe_search.spaces.resolve import Resolved, resolve
 from moe_search.spaces.rules import ShapeRules
 from moe_search.spaces.run import run_key
 from moe_search.spaces.space import SearchSpace
+
+WEIGHT_FEATURE = "sqrt_weight/"
+"""How the space names the square roots of mixture weights among its features."""
 
 
 class Problem(Frozen):
@@ -30,6 +35,9 @@ class Problem(Frozen):
     rules: ShapeRules = ShapeRules()
     target: Scale | None = None
     """The scale whose best design is wanted; None: the ladder's top."""
+    unique_tokens: tuple[PositiveFloat, ...] | None = None
+    """Different tokens that there are of each of the space's domains, in their order, for the ladder and the target
+    alike; None: more than enough, or not known."""
     budget_flops: float = Field(gt=0)
     """Training FLOPs of all trials together."""
     decay_share: float = Field(default=0.2, ge=0, le=1)
@@ -82,6 +90,24 @@ class Problem(Frozen):
     def features(self, design: Design) -> np.ndarray:
         """Return the design's coordinates in [0, 1] for the surrogate ``(n_features,)``; cached."""
         return _features(design, self.space)
+
+    def coordinates(self, designs: Sequence[Design], scales: Sequence[Scale]) -> tuple[np.ndarray, np.ndarray]:
+        """Return features ``(n, n_features)`` and log tokens ``(n,)`` of realised runs, for the surrogate.
+
+        Where domains are scarce they are those of the run's fresh equivalent (:mod:`moe_search.search.repetition`).
+        """
+        n_features = len(self.space.feature_names)
+        features = np.array([self.features(design) for design in designs]).reshape(len(designs), n_features)
+        tokens = np.array([scale.tokens for scale in scales], dtype=np.float64)
+        if self.unique_tokens is None:
+            return features, np.log(tokens)
+        weights = np.array([[design.mixture[domain] for domain in self.space.domains] for design in designs])
+        total, mixture = fresh_equivalent(weights, tokens, np.array(self.unique_tokens))
+        columns = [name.startswith(WEIGHT_FEATURE) for name in self.space.feature_names]
+        if any(columns):
+            features = features.copy()
+            features[:, columns] = np.sqrt(mixture)
+        return features, np.log(total)
 
     def is_feasible(self, design: Design) -> bool:
         """Say whether a design has an architecture at every size of the ladder."""

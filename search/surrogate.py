@@ -380,9 +380,8 @@ class Surrogate(ExactGP, GPyTorchModel):  # type: ignore[misc]
 def _encode(
     problem: Problem, designs: Sequence[Design], scales: Sequence[Scale], trunks: np.ndarray, bad: np.ndarray
 ) -> Tensor:
-    n_features = len(problem.space.feature_names)
-    features = np.array([problem.features(design) for design in designs]).reshape(len(designs), n_features)
-    return torch.from_numpy(np.column_stack([features, *log_scales(scales), trunks, bad]))
+    features, log_tokens = problem.coordinates(designs, scales)
+    return torch.from_numpy(np.column_stack([features, log_scales(scales)[0], log_tokens, trunks, bad]))
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
