@@ -131,6 +131,15 @@ struct Routes {
     int end(int expert) const { return first[(expert + 1) * threads]; }
 };
 
+// Asks for one of so many parts of what lies behind an expert's weights, those of the next: they come while this one's
+// rows are worked off. (Backward, which writes as much as it reads, gains nothing by it.)
+template <class W>
+inline void ask_for_next(const W* weight, size_t count, int part, int parts) {
+    const char* next = reinterpret_cast<const char*>(weight + count);
+    const size_t lines = count * sizeof(W) / 64;
+    for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(next + 64 * i, 0, 2);
+}
+
 // ---- forward ----
 
 // T: type of the activations; W: of the weights, which are rounded to T as they are packed.
@@ -168,6 +177,10 @@ void forward(const Shape& s, const T* x, const W* w_up, const W* w_down, const i
                 const int32_t* slot = routes.slot.data() + r;
                 for (int i = 0; i < m; ++i) {
                     if (i + AHEAD < m) prefetch(x + size_t(token[i + AHEAD]) * d, d);
+                    if (e + 1 < s.experts) {
+                        ask_for_next(we_up, size_t(hidden) * d, r + i - r0, r1 - r0);
+                        ask_for_next(we_down, size_t(f) * d, r + i - r0, r1 - r0);
+                    }
                     copy_row<P>(x + size_t(token[i]) * d, d, x_tile + size_t(i) * du);
                 }
                 // The pre-activations of this tile; in fp32 they are written where they are kept.
