@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
+
+from moe_search.scaling.fit import fit
+from moe_search.scaling.laws import get_law
 
 REGISTRIES = {
     "how-to/add-a-law.md": ("scaling.laws", "scaling/laws", ["tests/scaling/laws/test_laws.py", "-k", "tokens_alone"]),
@@ -40,6 +45,19 @@ def test_the_example_is_found_and_passes_its_test(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+
+
+def test_the_law_in_yaml_is_fitted_to_what_it_describes(folder: Path, blocks: Callable[[str], list[Any]]) -> None:
+    (block,) = [block for block in blocks("how-to/add-a-law.md") if block.language == "yaml"]
+    (folder / "over_training.yaml").write_text(block.text)
+    law = get_law("over_training.yaml")
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"n_active": 10 ** rng.uniform(7, 9, 60), "tokens": 10 ** rng.uniform(9.5, 11.5, 60)})
+    truth = {"E": 1.7, "A": 400.0, "B": 1800.0, "alpha": 0.33, "beta": 0.36, "c": 0.2}
+    loss = law.predict(truth, law.variables(frame)) * np.exp(1e-4 * rng.normal(size=60))
+    fitted = fit(law, frame.with_columns(loss=pl.Series(loss)), resamples=0)
+    assert fitted.parameters["E"].value == pytest.approx(1.7, rel=0.01)
+    assert fitted.parameters["alpha"].value == pytest.approx(0.33, rel=0.03)
 
 
 @pytest.mark.parametrize("page", REGISTRIES)
