@@ -96,7 +96,7 @@ def forecasts_by_asymptote(
         frame: a runs table.
         at: name of a model to its row of a runs table (one row).
         pinned: values to hold it at; none: those of published fits where the losses are nats a token, else the best
-            fit's own (which shows what taking it for known would claim).
+            fit's own (which shows what taking it for known would claim), where the runs identify one.
         objective: as in :func:`~moe_search.scaling.fit.fit`, and so are the others.
         cluster: the resampling unit.
         resamples: at least 2, for intervals.
@@ -146,7 +146,7 @@ def treatments_of(
         if pinned:
             raise InvalidInputError(f"the law {law.name} has no irreducible loss that could be held at {pinned[0]:g}")
         return Treatments(law.name, (first,))
-    values = pinned or _usual(free, floor.name) or [_best(first)]
+    values = pinned or _usual(free, floor.name) or _best(first)
     others = [Pinned(law, {floor.name: value}) for value in values]
     integrated = Pinned(law, {}, integrated=floor.name)
     return Treatments(law.name, (first, *(_treated(fit_one(one), at) for one in (*others, integrated))))
@@ -170,14 +170,10 @@ def _usual(free: Fit, name: str) -> list[float]:
     return sorted({float(fitted[name]) for fitted in free.law.published.values() if name in fitted})
 
 
-def _best(free: Treatment) -> float:
+def _best(free: Treatment) -> list[float]:
+    """The best fit's own value; none where the runs do not identify it."""
     value = free.asymptote.estimate.value
-    if value is None:
-        raise InvalidInputError(
-            "the runs do not identify the irreducible loss, so that there is no value of its own to pin it at",
-            allowed="pinned values, given",
-        )
-    return value
+    return [] if value is None else [value]
 
 
 def _forecasts(fitted: Fit, at: Mapping[str, pl.DataFrame]) -> tuple[Forecast, ...]:

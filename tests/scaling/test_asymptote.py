@@ -97,3 +97,14 @@ def test_without_values_the_best_fit_is_pinned_as_if_it_were_known() -> None:
     free, pinned, _ = found.treatments
     assert pinned.asymptote.estimate.value == free.asymptote.estimate.value
     assert pinned.forecasts[0].loss == pytest.approx(free.forecasts[0].loss, rel=1e-6)
+
+
+def test_a_value_that_the_runs_do_not_identify_is_not_pinned() -> None:
+    rng = np.random.default_rng(0)
+    size = np.geomspace(1e6, 1e8, 20)
+    loss = 0.6 + 20 / size**0.3 + 0.2
+    frame = pl.DataFrame({"n_active": size, "tokens": 1e9, "bpb": loss * np.exp(0.002 * rng.normal(size=20))})
+    far = pl.DataFrame({"n_active": [1e9], "tokens": [1e9]})
+    found = forecasts_by_asymptote(get_law("chinchilla"), frame, {"far": far}, resamples=20, starts=8)
+    assert [one.asymptote.kind for one in found.treatments] == ["free", "integrated"]
+    assert found.treatments[0].asymptote.estimate.value is None
