@@ -142,6 +142,21 @@ class TransferModel:
         density: Tensor = (-0.5 * torch.log(2 * math.pi * variance) - 0.5 * error**2 / variance).sum()
         return density.item()
 
+    def foreseen(self, fidelity: int) -> float:
+        """Return by how much :meth:`left_out` exceeds that of a constant with the losses' spread, for one fidelity.
+
+        About what the hyper-parameters overfit where a fidelity's losses have nothing to do with the designs, and
+        far above it where designs alike have losses alike. 0 where fewer than three runs say nothing.
+        """
+        values = self._y[self._s == fidelity]
+        n = len(values)
+        if n < 3:
+            return 0.0
+        others = (values.sum() - values) / (n - 1)
+        variance = (values.var() * n / (n - 1)).clamp_min(1e-14)
+        constant = -0.5 * torch.log(2 * math.pi * variance) - 0.5 * (values - others) ** 2 / variance
+        return self.left_out(fidelity) - float(constant.sum())
+
     def _parts(self, point: Tensor) -> _Parts:
         d, m = self.n_features, self.n_fidelities
         length, amplitude, correlation, noise = torch.split(point, [d, m, m - 1, m])

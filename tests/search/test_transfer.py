@@ -85,3 +85,13 @@ def test_an_earlier_model_is_a_start_not_a_decision() -> None:
     torch.testing.assert_close(
         again.mean(new, at) - again.offset, first.mean(new, at) - first.offset, rtol=0.05, atol=2e-3
     )
+
+
+def test_noise_foresees_itself_no_better_than_its_hyper_parameters_overfit_and_losses_of_designs_do() -> None:
+    found = model(1.0)
+    rng = np.random.default_rng(4)
+    shuffled = found._y.numpy()[:60][rng.permutation(60)]
+    noise = TransferModel(X, np.zeros(60, dtype=np.intp), shuffled, 1)
+    assert found.foreseen(0) > 60
+    assert noise.foreseen(0) < 10
+    assert TransferModel(X[:2], np.zeros(2, dtype=np.intp), shuffled[:2], 1).foreseen(0) == 0

@@ -4,7 +4,8 @@ Two models are kept. The joint one (:class:`~moe_search.search.transfer.Transfer
 single one from the target alone. Each is judged by how well it predicts the target's losses that it leaves out, and
 a step follows either with the odds of those densities. Where proxies are worth something the joint model wins at once;
 where they carry nothing, or the opposite, the search becomes one at a single fidelity after a few runs at the target.
-So a misleading proxy costs those few runs, whatever it looks like.
+So a misleading proxy costs those few runs, whatever it looks like. Proxies that do not even foresee one another count
+against the joint model from the start; once they are many, the first runs at the target are then taken at random.
 
 A run at the target goes to the design of the largest expected improvement on the best loss seen there (before the
 first: on a design taken at random). A proxy is run instead while its knowledge gradient per cost is larger: what the
@@ -39,8 +40,9 @@ NEGLIGIBLE = 0.05
 together can say what none of them does."""
 FEWEST_TO_JUDGE = 2
 """Runs at the target before the joint model can be found wanting."""
-TRUST = 0.0
-"""Log odds of the joint model, before either has predicted anything."""
+DISTRUST = 3.0
+"""Log odds that the joint model loses, at most, before either has predicted anything: where its proxies do not even
+foresee one another. Not more, so that designs whose features say nothing may still be ranked by what was run."""
 
 
 class Decision:
@@ -70,6 +72,8 @@ class Decision:
             table.features[view.design], view.fidelity, view.observed, len(table.fidelities), self._previous
         )
         self._previous = model.hyperparameters
+        if (view.fidelity == view.target).sum() < FEWEST_TO_JUDGE and _silent(view, model):
+            return [(view.target, int(view.rng.choice(left)))]
         if (single := self._single(view, model)) is not None:
             return [(view.target, _most_improving(view, single, 0, left)[0])]
         count, cost = view.since_target()
@@ -92,8 +96,24 @@ class Decision:
             view.observed[chosen],
             1,
         )
-        odds = TRUST + joint.left_out(view.target) - alone.left_out(0)
+        odds = _trust(view, joint) + joint.left_out(view.target) - alone.left_out(0)
         return None if view.rng.uniform() < 1 / (1 + math.exp(-np.clip(odds, -50, 50))) else alone
+
+
+def _trust(view: View, joint: TransferModel) -> float:
+    """Return the log odds of the joint model before the target's losses: 0 for proxies that foresee one another.
+
+    A fit of p hyper-parameters foresees pure noise by about p nats (Akaike 1973), or by a half a run of few.
+    """
+    cheap = range(view.target)
+    noise = min(len(joint.hyperparameters), int((view.fidelity < view.target).sum()) / 2)
+    return float(np.clip(sum(joint.foreseen(s) for s in cheap) - noise, -DISTRUST, 0.0))
+
+
+def _silent(view: View, joint: TransferModel) -> bool:
+    """Whether the proxies, once they are twice as many as the hyper-parameters, are to be taken for noise."""
+    enough = (view.fidelity < view.target).sum() >= 2 * len(joint.hyperparameters)
+    return bool(enough) and view.rng.uniform() > math.exp(_trust(view, joint))
 
 
 def _cheaper(view: View, model: TransferModel) -> tuple[list[Run], float] | None:
