@@ -110,6 +110,8 @@ def fit(
         if min(value - low, high - value) < 1e-6 * (high - low)
     )
     warnings += _warnings(optimum, starts, at_bound, int(units.max()) + 1 if resamples else None, law)
+    if profiles and len(withheld) == len(law.names):
+        warnings.append("no parameter is identified, so that no likelihood is profiled")
     parameters, derived = estimates(law, optimum.theta, draws, withheld)
     result = Fit(
         law=law,
@@ -251,7 +253,10 @@ def _warnings(optimum: Optimum, starts: int, at_bound: tuple[str, ...], clusters
     if at_bound:
         warnings.append(f"at a bound, so that the interval is not to be trusted: {', '.join(at_bound)}")
     if clusters is not None and clusters < FEWEST_CLUSTERS:
-        warnings.append(f"only {clusters} resampling units: the intervals are narrower than they should be")
+        warnings.append(
+            f"only {clusters} resampling units: the intervals are narrower than they should be; "
+            "--resampling wild, which keeps the design, is worth a look"
+        )
     return warnings
 
 

@@ -91,6 +91,13 @@ def test_only_what_is_asked_for_is_profiled_and_must_exist() -> None:
         profile(problem, optimum, ["gamma"])
 
 
+def test_where_nothing_is_identified_it_is_said_that_nothing_is_profiled() -> None:
+    frame = runs(8, 4).with_columns(n_active=pl.lit(1e6), tokens=pl.lit(2e7))
+    found = fit(LAW, frame, resamples=0, starts=8, profiles=True)
+    assert found.profiles == ()
+    assert "no parameter is identified, so that no likelihood is profiled" in found.warnings
+
+
 def test_profiles_survive_the_fit_file(tmp_path: Path) -> None:
     found = fit(LAW, runs(30, 3), resamples=0, starts=8, profiles=True)
     path = tmp_path / "fit.json"
