@@ -24,6 +24,7 @@ second one is refused.
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,14 @@ class Ledger:
         spec: dict[str, Any] = self._storage.get_study_user_attrs(self._study_id)["spec"]
         return spec
 
+    def identity(self) -> str:
+        """Return what names this campaign beyond its storage, wherever that is moved to: drawn once, kept with it."""
+        with self.exclusive():
+            known = self._storage.get_study_user_attrs(self._study_id)
+            if "identity" not in known:
+                self._storage.set_study_user_attr(self._study_id, "identity", uuid.uuid4().hex)
+        return str(self._storage.get_study_user_attrs(self._study_id)["identity"])
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the ledger's lock: nobody else reads before writing meanwhile. Not re-entrant; keep it short."""
@@ -150,6 +159,12 @@ class Ledger:
     def proposing(self) -> Iterator[bool]:
         """Try to become the one who works out the next proposal; the value says whether that succeeded."""
         with storage_errors(), self._locks.hold("proposer", wait=False) as obtained:
+            yield obtained
+
+    @contextmanager
+    def projecting(self) -> Iterator[bool]:
+        """Try to become the one who writes the table out for people to see; the value says whether that succeeded."""
+        with storage_errors(), self._locks.hold("projection", wait=False) as obtained:
             yield obtained
 
     def rows(self) -> list[Row]:
