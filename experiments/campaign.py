@@ -70,24 +70,24 @@ def run_campaign(
                 f"{spec.workers.count} workers share {spec.workers.in_flight} trials in flight, so some wait; "
                 "a new campaign may set workers.in_flight"
             )
-        projection = Projection(spec, workspace, ledger, warn=warn)
-        try:
-            _search(
-                spec,
-                workspace,
-                ledger,
-                projection,
-                deadline=deadline,
-                progress=CampaignProgress(console, quiet=quiet),
-            )
-        except (Stopped, KeyboardInterrupt) as ended:
+        with Projection(spec, workspace, ledger, log=log, warn=warn) as projection:
+            try:
+                _search(
+                    spec,
+                    workspace,
+                    ledger,
+                    projection,
+                    deadline=deadline,
+                    progress=CampaignProgress(console, quiet=quiet),
+                )
+            except (Stopped, KeyboardInterrupt) as ended:
+                projection.update(ledger.rows())
+                if isinstance(ended, Stopped):
+                    return None
+                raise
             projection.update(ledger.rows())
-            if isinstance(ended, Stopped):
-                return None
-            raise
-        projection.update(ledger.rows())
-        _drop_checkpoints(ledger, workspace.checkpoints)
-        return conclude(spec, workspace, ledger, projection, log=log)
+            _drop_checkpoints(ledger, workspace.checkpoints)
+            return conclude(spec, workspace, ledger, projection, log=log)
 
 
 def _search(

@@ -1,21 +1,24 @@
 """The trial table projected onto what people look at: ``runs.parquet`` and MLflow. Doing it again changes nothing."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
+from moe_search.experiments.mirroring import PARTING_SECONDS, Mirror
 from moe_search.experiments.overview import overview
 from moe_search.experiments.spec.campaign import Spec
-from moe_search.experiments.tracked import TrackedTrial
+from moe_search.experiments.tracked import Picture, TrackedTrial
 from moe_search.experiments.wording import design_words, scale_words, schedule_name
 from moe_search.experiments.workspace import Workspace
 from moe_search.scaling.runs import runs_to_frame, write_runs
 from moe_search.search.ledger import Ledger
+from moe_search.search.redacting import redacted
 from moe_search.search.trial import Row
-from moe_search.spaces.errors import ResourceError
 from moe_search.spaces.resolve import resolve
 from moe_search.spaces.run import Run
 
@@ -29,25 +32,45 @@ MOST_DOMAINS_AS_PARAMETERS = 12
 
 
 class Projection:
-    """Keeps the runs table and MLflow in step with the ledger.
+    """Keeps the runs table and MLflow in step with the ledger; a context manager.
+
+    The runs table is written at once. MLflow follows on a thread of its own (:mod:`moe_search.experiments.mirroring`),
+    and at the end of the ``with`` block it is given a bounded time to catch up: little if the block was broken off.
 
     Args:
         spec: the campaign.
         workspace: its folder.
         ledger: the truth.
+        log: told when MLflow is back.
         warn: told when MLflow cannot be written; the search goes on without it.
     """
 
-    def __init__(self, spec: Spec, workspace: Workspace, ledger: Ledger, *, warn: Callable[[str], None]) -> None:
-        self._spec, self._workspace, self._ledger, self._warn = spec, workspace, ledger, warn
-        self._tracker: Tracker | None = None
-        self._tracks = spec.tracking.enabled
+    def __init__(
+        self,
+        spec: Spec,
+        workspace: Workspace,
+        ledger: Ledger,
+        *,
+        log: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._spec, self._workspace, self._ledger = spec, workspace, ledger
+        self._mirror: Mirror | None = None
+        if spec.tracking.enabled:
+            name, key = redacted(tracking_uri(spec, workspace)), ledger.identity()
+            self._mirror = Mirror(name, lambda: self._open(key), turn=ledger.projecting, warn=warn, log=log)
+        self._tracked: dict[int, TrackedTrial] = {}
+        self._metrics: dict[str, float] = {}
         self._projected = -1
 
-    @property
-    def uri(self) -> str:
-        """Where MLflow keeps the campaign."""
-        return tracking_uri(self._spec, self._workspace)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._mirror is not None:
+            self._mirror.close(at_most=math.inf if kind is None else PARTING_SECONDS)
 
     def update(self, rows: Sequence[Row]) -> None:
         """Bring everything up to ``rows``; cheap when no trial has ended since."""
@@ -57,57 +80,52 @@ class Projection:
         frame = runs_frame(rows)
         if frame.height:
             write_runs(frame, self._workspace.runs)
-        self._track(rows, ended)
-        self._projected = len(ended)
-
-    def _track(self, rows: Sequence[Row], ended: Sequence[Row]) -> None:
-        if not self._tracks:
-            return
-        try:
-            tracker = self._open_tracker()
-            frozen = {trial.number: trial for trial in self._ledger.study.get_trials(deepcopy=False)}
-            tracker.sync([tracked(row, frozen[row.trial.number], self._spec) for row in ended])
+        if self._mirror is not None:
+            self._track(ended)
             now = overview(self._ledger, rows).status
             metrics = {"spent_flops": now.budget.settled, "proxies": float(len(ended))}
             if now.best is not None:
                 metrics["best_bpb"] = now.best.bpb
-            tracker.summarise(tags={"state": "searching"}, metrics=metrics, step=len(ended))
-        except ResourceError as error:
-            self._give_up(error)
+            self._metrics = metrics
+            self._mirror.show(Picture(self._trials(), tags={"state": "searching"}, metrics=metrics))
+        self._projected = len(ended)
 
     def finish(self, files: Sequence[Path], tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """Attach the conclusions to the campaign's run and mark it as done."""
-        if not self._tracks:
-            return
-        try:
-            tracker = self._open_tracker()
-            tracker.attach([path for path in files if path.exists()])
-            tracker.summarise(tags={"state": "done", **tags}, metrics=metrics, step=max(self._projected, 0))
-            tracker.finish()
-        except ResourceError as error:
-            self._give_up(error)
+        if self._mirror is not None:
+            tags, metrics = {"state": "done", **tags}, {**self._metrics, **metrics}
+            self._mirror.show(Picture(self._trials(), tags=tags, metrics=metrics, files=tuple(files), is_done=True))
 
-    def _open_tracker(self) -> "Tracker":
-        if self._tracker is None:
-            from moe_search.experiments.tracking import Tracker  # noqa: PLC0415 - MLflow takes seconds to import
+    def _track(self, ended: Sequence[Row]) -> None:
+        """Work out what is shown of the trials that have ended since; those before do not change any more."""
+        new = [row for row in ended if row.trial.number not in self._tracked]
+        if new:
+            frozen = {trial.number: trial for trial in self._ledger.study.get_trials(deepcopy=False)}
+            self._tracked |= {row.trial.number: tracked(row, frozen[row.trial.number], self._spec) for row in new}
 
-            self._tracker = Tracker(
-                self.uri,
-                self._spec.name,
-                key=f"{self._spec.name}@{self._workspace.folder.resolve()}",
-                artifacts=self._workspace.mlflow_artifacts,
-                tags={
-                    "seed": str(self._spec.seed),
-                    "folder": str(self._workspace.folder.resolve()),
-                    "budget_train_flops": f"{self._spec.budget.train_flops:.3g}",
-                },
-            )
-            self._tracker.attach([self._workspace.spec_file])
-        return self._tracker
+    def _trials(self) -> tuple[TrackedTrial, ...]:
+        return tuple(self._tracked[number] for number in sorted(self._tracked))
 
-    def _give_up(self, error: ResourceError) -> None:
-        self._tracks = False
-        self._warn(f"{error}; the search goes on, and the next `moe-search run` writes what is missing")
+    def _open(self, key: str) -> "Tracker":
+        from moe_search.experiments.tracking import Tracker  # noqa: PLC0415 - MLflow takes seconds to import
+
+        spec, folder = self._spec, self._workspace.folder.resolve()
+        tracker = Tracker(
+            tracking_uri(spec, self._workspace),
+            spec.name,
+            key=key,
+            artifacts=self._workspace.mlflow_artifacts,
+            tags={
+                "seed": str(spec.seed),
+                "folder": str(folder),
+                "budget_train_flops": f"{spec.budget.train_flops:.3g}",
+            },
+        )
+        text = self._workspace.spec_file.read_text(encoding="utf-8")
+        for url in (spec.storage, spec.tracking.uri):
+            text = text.replace(url, redacted(url)) if url else text
+        tracker.attach_texts({self._workspace.spec_file.name: text})
+        return tracker
 
 
 def tracking_uri(spec: Spec, workspace: Workspace) -> str:
@@ -131,8 +149,7 @@ def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
     trial, last = row.trial, row.runs[-1] if row.runs else None
     resolved = resolve(trial.design, trial.scale, spec.shape)
     realised = resolved.realised
-    end = frozen.datetime_complete.timestamp() if frozen.datetime_complete else 0.0
-    start = frozen.datetime_start.timestamp() if frozen.datetime_start else end
+    start, end = _times(row, frozen)
     status = last.status if last is not None else "failed"
     schedule = schedule_name(trial.design.schedule)
     return TrackedTrial(
@@ -160,6 +177,17 @@ def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
             "runs.json": json.dumps([run.model_dump(mode="json") for run in row.runs], indent=2),
         },
     )
+
+
+def _times(row: Row, frozen: "FrozenTrial") -> tuple[float, float]:
+    """Return when a trial began and ended, in seconds since the epoch.
+
+    One whose result nobody has told yet (its worker was killed in between) has no end in Optuna; its runs know.
+    """
+    took = sum(run.wall_seconds or 0.0 for run in row.runs)
+    start = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
+    end = frozen.datetime_complete.timestamp() if frozen.datetime_complete else start + took
+    return start or end, end
 
 
 def _parameters(row: Row, schedule: str) -> dict[str, str]:

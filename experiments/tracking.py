@@ -1,37 +1,59 @@
 """MLflow: the only module that writes it; somebody else's stores are read by the importer.
 
-What a person sees there is a projection of the trial table, written by one process and rebuilt at will: one parent run
-for the campaign, one child for each ended trial, keyed by tags, so that writing twice changes nothing. A child exists
-only once its trial has ended and is closed in the same breath; the parent stands at SCHEDULED (more to come) until the
-campaign is done. So no run is ever left RUNNING, whatever is killed.
+What a person sees there is a projection of the trial table, written by one process at a time and rebuilt at will: one
+parent run for the campaign, one child for each ended trial, keyed by tags, so that writing twice changes nothing. A
+child exists only once its trial has ended and is closed in the same breath; the parent stands at SCHEDULED (more to
+come) until the campaign is done. So no run is ever left RUNNING, whatever is killed.
+
+A request that was not answered may have been carried out. After every error the children are therefore looked up again
+before anything is written, and never is a request repeated blindly.
 """
 
 import json
 import logging
 import os
+import sqlite3
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # MLflow repeats what creates a run, too: two runs for one trial
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is for data
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from moe_search.experiments.tracked import TrackedTrial
+from moe_search.experiments.tracked import Picture, RefusedError, TrackedTrial
+from moe_search.search.redacting import redacted
 from moe_search.spaces.errors import ResourceError
 
-_METRICS_A_BATCH = 900  # the server takes 1000
+_ENTRIES_A_BATCH = 1000  # metrics, parameters and tags together; the server takes no more
 _PARAMS_A_RUN = 40
 _TRIAL = "moe_search.trial"
 _CONTENT = "moe_search.content"
 _CAMPAIGN = "moe_search.campaign"
+_WRITER = "moe_search.writer"
+_FINAL = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "INVALID_PARAMETER_VALUE"}
+"""MLflow's codes for what no repetition mends."""
 VIEW = "moe-search"
 """Key of the shared view of the page of runs that comes with a campaign."""
+
+
+class Child(NamedTuple):
+    """The run of one trial, as the store has it."""
+
+    run_id: str
+    content: str
+    """Hash of what it shows; empty if it was not written to the end."""
 
 
 class Tracker:
@@ -45,131 +67,161 @@ class Tracker:
         tags: tags of the parent run.
 
     Raises:
-        ResourceError: the store cannot be reached or written.
+        RefusedError: the store cannot be used, now or later.
+        ResourceError: it cannot be reached or written.
     """
 
     def __init__(self, uri: str, campaign: str, *, key: str, artifacts: Path, tags: Mapping[str, str]) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._uri = uri
+        self._uri, self._me = uri, uuid.uuid4().hex
+        self._known: dict[int, Child] | None = None
         with self._errors():
             self._client = MlflowClient(tracking_uri=uri)
-            self.experiment_id = self._experiment(campaign, artifacts if uri.startswith("sqlite:") else None)
+            self.experiment_id = self._experiment(campaign, artifacts if _is_database(uri) else None)
             self.parent_id = self._parent(campaign, key, tags)
-            self._known = self._children()
-            self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{VIEW}", self._view())
+            self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{VIEW}", _view())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what MLflow and its database raise into one sentence."""
+        """Turn what MLflow, its database and its artifact store raise into one sentence."""
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
-            reason = getattr(error, "orig", None) or getattr(error, "message", None) or error
-            raise ResourceError(f"MLflow at {self._uri} cannot be used: {str(reason).splitlines()[0]}") from error
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            self._known = None  # whatever failed may have been done all the same
+            kind = RefusedError if _is_final(error) else ResourceError
+            raise kind(f"MLflow at {redacted(self._uri)} cannot be used: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        reason = str(getattr(error, "orig", None) or getattr(error, "message", None) or error)
+        return (reason.splitlines() or [type(error).__name__])[0].replace(
+            self._uri.rstrip("/"), redacted(self._uri).rstrip("/")
+        )
 
     def _experiment(self, name: str, artifacts: Path | None) -> str:
         existing = self._client.get_experiment_by_name(name)
-        if existing is not None:
-            if existing.lifecycle_stage == "deleted":
-                self._client.restore_experiment(existing.experiment_id)
-            return str(existing.experiment_id)
-        location = artifacts.resolve().as_uri() if artifacts else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens the page of training runs
-        return str(self._client.create_experiment(name, artifact_location=location, tags=kind))
+        if existing is None:
+            location = artifacts.resolve().as_uri() if artifacts else None
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens the page of training runs
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location, tags=kind))
+            except MlflowException as error:
+                existing = self._client.get_experiment_by_name(name)  # another campaign of that name was faster
+                if existing is None:
+                    raise error
+        if existing.lifecycle_stage == "deleted":
+            self._client.restore_experiment(existing.experiment_id)
+        return str(existing.experiment_id)
 
     def _parent(self, name: str, key: str, tags: Mapping[str, str]) -> str:
-        found = self._client.search_runs(
-            [self.experiment_id], f"tags.`{_CAMPAIGN}` = '{key}'", run_view_type=ViewType.ACTIVE_ONLY, max_results=1
-        )
+        found = self._search(f"tags.`{_CAMPAIGN}` = '{key}'")
         if found:
-            run_id = found[0].info.run_id
+            run_id = self._first_of(found)
+            self._client.update_run(run_id, status="SCHEDULED")
         else:
-            run = self._client.create_run(self.experiment_id, run_name=name, tags={_CAMPAIGN: key, "kind": "campaign"})
-            run_id = run.info.run_id
-        self._client.update_run(run_id, status="SCHEDULED")
+            labels = {_CAMPAIGN: key, "kind": "campaign"}
+            run_id = self._client.create_run(self.experiment_id, run_name=name, tags=labels).info.run_id
+            self._client.update_run(run_id, status="SCHEDULED")
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         return str(run_id)
 
-    def _view(self) -> str:
-        """Return the state of MLflow's page of runs: the trials, least loss first, with the columns that matter."""
-        tags = ("n_active", "tokens", "granularity", "activation_ratio", "experts", "schedule", "router", "status")
-        columns = ["metrics.`bpb`", *(f"tags.`{name}`" for name in tags)]
-        state = {
-            "searchFilter": "tags.kind = 'trial'",
-            "orderByKey": "metrics.`bpb`",
-            "orderByAsc": True,
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "datasetsFilter": [],
-            "modelVersionFilter": "All Runs",
-            "selectedColumns": columns,
-            "columnOrder": [],
-            "columnWidths": {},
-        }
-        return json.dumps(state)
-
-    def _children(self) -> dict[int, tuple[str, str]]:
-        """Return run and content of every child that exists, by trial; close those a kill left open."""
-        known, token = {}, None
+    def _search(self, wanted: str) -> list[Run]:
+        """Return all runs of the experiment that a filter wants."""
+        found, token = list[Run](), None
         while True:
             page = self._client.search_runs(
                 [self.experiment_id],
-                f"tags.mlflow.parentRunId = '{self.parent_id}'",
+                wanted,
                 run_view_type=ViewType.ACTIVE_ONLY,
                 max_results=1000,
                 page_token=token,
             )
-            for run in page:
-                if run.info.status == "RUNNING":
-                    self._client.set_terminated(run.info.run_id, "KILLED")
-                known[int(run.data.tags[_TRIAL])] = (run.info.run_id, run.data.tags.get(_CONTENT, ""))
+            found += page
             token = page.token
             if not token:
-                return known
+                return found
 
-    def sync(self, trials: Sequence[TrackedTrial]) -> int:
-        """Bring the store up to the table and return how many runs were written."""
-        written = 0
+    def _first_of(self, same: Sequence[Run]) -> str:
+        """Return which of the runs for one thing is kept; a request believed lost has left the others, which go."""
+        kept, *others = sorted(same, key=lambda run: (_CONTENT not in run.data.tags, run.info.run_id))
+        for run in others:
+            self._client.delete_run(run.info.run_id)
+        return str(kept.info.run_id)
+
+    def _children(self) -> dict[int, Child]:
+        """Return the child of every trial that has one; close those that a kill left open."""
+        by_trial: dict[int, list[Run]] = {}
+        for run in self._search(f"tags.mlflow.parentRunId = '{self.parent_id}'"):
+            if run.info.status == "RUNNING":
+                self._client.set_terminated(run.info.run_id, "KILLED")
+            by_trial.setdefault(int(run.data.tags[_TRIAL]), []).append(run)
+        known = {}
+        for number, runs in by_trial.items():
+            run_id = self._first_of(runs)
+            content = next(run.data.tags.get(_CONTENT, "") for run in runs if run.info.run_id == run_id)
+            known[number] = Child(run_id, content)
+        return known
+
+    def show(self, picture: Picture, written: Callable[[], None]) -> None:
+        """Bring the store up to ``picture``; see :class:`moe_search.experiments.mirroring.Store`."""
+        self.sync(picture.trials, written)
+        self.summarise(tags=picture.tags, metrics=picture.metrics, step=len(picture.trials))
+        self.attach([path for path in picture.files if path.exists()])
+        if picture.is_done:
+            self.finish()
+
+    def sync(self, trials: Sequence[TrackedTrial], written: Callable[[], None] = lambda: None) -> int:
+        """Bring the children up to the table and return how many were written, calling ``written`` after each."""
         with self._errors():
-            for trial in trials:
-                content = trial.content()
-                if self._known.get(trial.number, ("", ""))[1] != content:
-                    self._write(trial, content)
-                    written += 1
-        return written
+            known = self._current()
+            missing = [trial for trial in trials if known.get(trial.number, Child("", "")).content != trial.content]
+            for trial in missing:
+                self._write(trial)
+                written()
+        return len(missing)
 
-    def _write(self, trial: TrackedTrial, content: str) -> None:
+    def _current(self) -> dict[int, Child]:
+        """Return the children, looked up again where another process has written in between."""
+        parent = self._client.get_run(self.parent_id)
+        if self._known is None or parent.data.tags.get(_WRITER) != self._me:
+            self._known = self._children()
+            self._client.set_tag(self.parent_id, _WRITER, self._me)
+        return self._known
+
+    def _write(self, trial: TrackedTrial) -> None:
         if len(trial.params) >= _PARAMS_A_RUN:
             raise AssertionError(f"{len(trial.params)} parameters drown the page of runs")
+        assert self._known is not None
         known = self._known.get(trial.number)
-        run_id = known[0] if known else self._open(trial)
+        if known is not None and known.content:  # of another version of ours: parameters cannot be changed
+            self._client.delete_run(known.run_id)
+            known = None
+        run_id = known.run_id if known else self._create(trial)
+        ended = "FINISHED" if trial.status == "finished" else "FAILED"
+        self._client.set_terminated(run_id, ended, end_time=int(trial.end * 1000))
+        self._attach_texts(run_id, trial.artifacts)
         stamp = int(trial.end * 1000)
         metrics = [
             Metric(name, value, stamp, tokens) for name, points in trial.metrics.items() for tokens, value in points
         ]
-        for start in range(0, len(metrics), _METRICS_A_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
-        for name, text in trial.artifacts.items():
-            self._client.log_text(run_id, text, name)
-        tags = [RunTag(name, value) for name, value in trial.tags.items()]
         params = [Param(name, value) for name, value in trial.params.items()]
-        # The content's hash comes last: without it the run is written again.
-        self._client.log_batch(run_id, params=params, tags=[*tags, RunTag(_CONTENT, content)])
-        self._known[trial.number] = (run_id, content)
+        # The content's hash comes with the last batch: without it the run is written again.
+        tags = [RunTag(name, value) for name, value in {**trial.tags, _CONTENT: trial.content}.items()]
+        room = _ENTRIES_A_BATCH - len(params) - len(tags)
+        first = max(len(metrics) - room, 0)
+        for start in range(0, first, _ENTRIES_A_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : min(start + _ENTRIES_A_BATCH, first)])
+        self._client.log_batch(run_id, metrics=metrics[first:], params=params, tags=tags)
+        self._known[trial.number] = Child(run_id, trial.content)
 
-    def _open(self, trial: TrackedTrial) -> str:
-        tags = {
-            "mlflow.parentRunId": self.parent_id,
-            _TRIAL: str(trial.number),
-            "kind": "trial",
-            "status": trial.status,
-        }
+    def _create(self, trial: TrackedTrial) -> str:
+        tags = {"mlflow.parentRunId": self.parent_id, _TRIAL: str(trial.number), "kind": "trial"}
         run = self._client.create_run(
-            self.experiment_id, start_time=int(trial.start * 1000), run_name=trial.name, tags=tags
+            self.experiment_id,
+            start_time=int(trial.start * 1000),
+            run_name=trial.name,
+            tags={**tags, "status": trial.status},
         )
-        ended = "FINISHED" if trial.status == "finished" else "FAILED"
-        self._client.set_terminated(run.info.run_id, ended, end_time=int(trial.end * 1000))
         return str(run.info.run_id)
 
     def summarise(self, *, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
@@ -188,13 +240,69 @@ class Tracker:
             for path in files:
                 self._client.log_artifact(self.parent_id, str(path))
 
+    def attach_texts(self, texts: Mapping[str, str]) -> None:
+        """Put texts beside the parent run, by file name."""
+        with self._errors():
+            self._attach_texts(self.parent_id, texts)
+
+    def _attach_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+        if not texts:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            self._client.log_artifacts(run_id, folder)
+
     def finish(self) -> None:
         """Mark the campaign as done."""
         with self._errors():
             self._client.set_terminated(self.parent_id, "FINISHED")
 
 
+def _view() -> str:
+    """Return the state of MLflow's page of runs: the trials, least loss first, with the columns that matter."""
+    tags = ("n_active", "tokens", "granularity", "activation_ratio", "experts", "schedule", "router", "status")
+    columns = ["metrics.`bpb`", *(f"tags.`{name}`" for name in tags)]
+    state = {
+        "searchFilter": "tags.kind = 'trial'",
+        "orderByKey": "metrics.`bpb`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": [],
+        "columnWidths": {},
+    }
+    return json.dumps(state)
+
+
+def _is_database(uri: str) -> bool:
+    """Say whether runs go to a database directly, so that MLflow has no place of its own for artifacts."""
+    return not uri.startswith(("http://", "https://", "databricks"))
+
+
+def _is_final(error: Exception) -> bool:
+    """Say whether trying again is of no use."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _FINAL
+    broken = getattr(error, "orig", None)
+    no_database = isinstance(broken, sqlite3.DatabaseError) and not isinstance(broken, sqlite3.OperationalError)
+    no_entry = getattr(getattr(error, "response", None), "status_code", None) in {401, 403}
+    return no_database or no_entry or isinstance(error, ImportError | ArgumentError)
+
+
 def find_experiment(uri: str, name: str) -> str | None:
-    """Return the id of the experiment called ``name``, or None."""
-    experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    """Return the id of the experiment called ``name``, or None.
+
+    Raises:
+        ResourceError: the store does not answer or cannot be read.
+    """
+    try:
+        experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or getattr(error, "message", None) or error).splitlines()[0]
+        shown = reason.replace(uri.rstrip("/"), redacted(uri).rstrip("/"))
+        raise ResourceError(f"MLflow at {redacted(uri)} cannot be read: {shown}") from error
     return None if experiment is None else str(experiment.experiment_id)
