@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from moe_search.experiments.cli.interrupts import UNATTENDED
 from moe_search.experiments.tracked import Picture, RefusedError
 from moe_search.spaces.errors import ResourceError
 
@@ -78,7 +79,7 @@ class Mirror:
             self._wanted = picture
             self._changed.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)  # it never holds up an exit
+            self._thread = threading.Thread(target=self._work, name=f"{UNATTENDED}: MLflow", daemon=True)
             self._thread.start()
 
     def close(self, *, idle: float = FLUSH_SECONDS, at_most: float = float("inf")) -> bool:

@@ -3,9 +3,8 @@
 An import that is interrupted half-way does not raise KeyboardInterrupt: extension modules make an ImportError or a
 SystemError of it, and others swallow it. So no import is interrupted. The imports with which a command starts
 are left together with the process, because nothing has begun that could be lost; later ones are waited for.
-
-MLflow's database is waited for, too: a transaction that is broken off stays open, and its lock held, for as long as the
-KeyboardInterrupt is under way, so that nothing could be written in good order any more.
+Nothing else is: what may wait for a disk or a server, such as MLflow, works on a thread of its own, which no
+KeyboardInterrupt reaches.
 """
 
 import _thread
@@ -13,14 +12,17 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from types import CodeType, FrameType
 
 from moe_search.experiments.cli.exits import ExitCode
 
 SECONDS_BETWEEN_QUESTIONS = 0.05
+UNATTENDED = "unattended"
+"""How the names of threads begin that the end of a command does not wait for."""
 _IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
-_MLFLOW_DATABASE = "mlflow.store."
 
 
 class Interrupts:
@@ -51,21 +53,20 @@ class Interrupts:
 
     def _pressed(self, _number: int, frame: FrameType | None) -> None:
         self.asked = True
-        at_work = self._not_to_be_broken_off(frame)
-        if at_work is None:
+        importer = self._importing(frame)
+        if importer is None:
             raise KeyboardInterrupt
-        if at_work.startswith(f"{__package__}."):
+        if importer.startswith(f"{__package__}."):
             _leave()
         _thread.start_new_thread(_ask_again, ())
 
-    def _not_to_be_broken_off(self, frame: FrameType | None) -> str | None:
-        """Return the outermost module that is at an import statement or in MLflow's database; None if there is none."""
+    def _importing(self, frame: FrameType | None) -> str | None:
+        """Return the outermost module that is at an import statement; None if there is none."""
         found, inside = None, False
         while frame is not None and frame.f_code is not self._main:
-            module = frame.f_globals.get("__name__", "")
             is_machinery = frame.f_code.co_filename == _IMPORT_MACHINERY
-            if (inside and not is_machinery) or module.startswith(_MLFLOW_DATABASE):
-                found = module
+            if inside and not is_machinery:
+                found = frame.f_globals.get("__name__", "")
             inside = is_machinery
             frame = frame.f_back
         return found
@@ -81,6 +82,20 @@ class Interrupts:
 def _ask_again() -> None:
     time.sleep(SECONDS_BETWEEN_QUESTIONS)
     _thread.interrupt_main()
+
+
+def leave_unattended(code: int) -> int:
+    """Return the exit code, or end the process with it where a thread is at work that nobody waits for.
+
+    An interpreter that shuts down stops such a thread wherever it is; within an extension module written in C++, while
+    MLflow is imported, say, that aborts the whole process.
+    """
+    if any(thread.name.startswith(UNATTENDED) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 def _leave(_number: int = signal.SIGINT, _frame: FrameType | None = None) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from moe_search.experiments.cli.exits import ExitCode, explain
-from moe_search.experiments.cli.interrupts import Interrupts
+from moe_search.experiments.cli.interrupts import Interrupts, leave_unattended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(None)
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except Exception:
         if not interrupts.asked or os.environ.get("MOE_SEARCH_DEBUG"):
             raise
-        return ExitCode.INTERRUPTED
+        code = ExitCode.INTERRUPTED
     finally:
         interrupts.end()
-    return ExitCode.INTERRUPTED if code and interrupts.asked else code
+    return leave_unattended(ExitCode.INTERRUPTED if code and interrupts.asked else code)
 
 
 def _run(argv: Sequence[str] | None) -> int:

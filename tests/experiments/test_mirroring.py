@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from moe_search.experiments import mirroring
+from moe_search.experiments.cli.interrupts import UNATTENDED
 from moe_search.experiments.mirroring import Mirror
 from moe_search.experiments.tracked import Picture, RefusedError, TrackedTrial
 from moe_search.spaces.errors import ResourceError
@@ -134,7 +135,9 @@ def test_a_store_that_hangs_holds_nobody_up() -> None:
     scene.mirror.show(picture(1))
     assert not scene.mirror.close(at_most=0.1)
     assert time.monotonic() - began < 2
-    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "mlflow"), "nor the exit"
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(UNATTENDED)]
+    assert left, "the command's end recognises it"
+    assert all(thread.daemon for thread in left)
 
 
 def test_a_slow_store_is_waited_for_as_long_as_it_takes_runs() -> None:
