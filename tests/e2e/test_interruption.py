@@ -116,12 +116,11 @@ def entries(campaign: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_random_kills_do_not_change_the_trial_table(new_campaign: Any, kill_all: Any, seed: int) -> None:
+def test_random_kills_do_not_change_the_trial_table(new_campaign: Any, kill_all: Any) -> None:
     """Each kill comes a few entries of the journal after the one before, so that no machine outruns them."""
-    unbroken, broken = new_campaign(seed=seed, budget=LARGER), new_campaign(seed=seed, budget=LARGER)
+    unbroken, broken = new_campaign(budget=LARGER), new_campaign(budget=LARGER)
     assert unbroken("run", "campaign.yaml").returncode == 0
-    draw, kills = random.Random(seed), 0
+    draw, kills = random.Random(0), 0
     while kills < KILLS:
         process = broken.start("run", "campaign.yaml")
         wanted = entries(broken) + draw.randint(1, 10)

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -26,10 +26,10 @@ SMALL = {
 }
 
 
-def play(world: SimulatedWorld, *, in_flight: int = 1) -> list[Row]:
-    """Run a campaign whose results stay out as long as ``in_flight`` trials may be in training."""
+def play(world: SimulatedWorld, *, begun: Sequence[Row] = (), in_flight: int = 1) -> list[Row]:
+    """Run or go on with a campaign whose results stay out as long as ``in_flight`` trials may be in training."""
     problem = world.problem
-    rows: list[Row] = []
+    rows = list(begun)
     while True:
         step = next_step(problem, rows)
         is_open = [row.is_open for row in rows]
@@ -119,7 +119,7 @@ def test_it_saves_a_third_of_the_budget_for_little_regret(problem_of_budget: Pro
         problem = problem_of_budget(tops=12, seed=seed, lag=0, policy=Policy(stop=True), **fields)
         world = SimulatedWorld(problem=problem, seed=seed)
         stopped = play(world)
-        spent = play(SimulatedWorld(problem=problem.replace(policy=Policy(stop=False)), seed=seed))
+        spent = play(SimulatedWorld(problem=problem.replace(policy=Policy(stop=False)), seed=seed), begun=stopped)
         early, late = decide(problem, stopped), decide(problem, spent)
         assert early is not None
         assert late is not None
