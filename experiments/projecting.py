@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST_DOMAINS_AS_PARAMETERS = 12
 """A run of MLflow stays readable below 40 parameters; larger mixtures are in its artifacts alone."""
+MOST_POINTS_OF_A_CURVE = 100
+"""A curve on a page has no more pixels to show, and writing points is most of what a run costs an MLflow server."""
 
 
 class Projection:
@@ -224,7 +226,7 @@ def _parameters(row: Row, schedule: str) -> dict[str, str]:
 
 def _metrics(runs: Sequence[Run], curve: Mapping[int, float]) -> dict[str, list[tuple[int, float]]]:
     """Return the training curve and, at each horizon, what was measured on held-out text; steps are tokens."""
-    points: dict[str, list[tuple[int, float]]] = {"train_loss": sorted(curve.items())}
+    points: dict[str, list[tuple[int, float]]] = {"train_loss": _thinned(sorted(curve.items()))}
     for run in runs:
         measured = {
             "bpb": run.bpb,
@@ -238,3 +240,11 @@ def _metrics(runs: Sequence[Run], curve: Mapping[int, float]) -> dict[str, list[
             if value is not None:
                 points.setdefault(name, []).append((run.tokens, value))
     return points
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return at most so many points, evenly spaced, the first and the last among them."""
+    if len(points) <= MOST_POINTS_OF_A_CURVE:
+        return points
+    step = (len(points) - 1) / (MOST_POINTS_OF_A_CURVE - 1)
+    return [points[round(index * step)] for index in range(MOST_POINTS_OF_A_CURVE)]

@@ -30,6 +30,7 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is for d
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from moe_search.experiments.tracked import Picture, RefusedError, TrackedTrial
@@ -52,7 +53,9 @@ class Child(NamedTuple):
     """The run of one trial, as the store has it."""
 
     run_id: str
-    content: str
+    artifacts: str
+    """Where its artifacts go."""
+    content: str = ""
     """Hash of what it shows; empty if it was not written to the end."""
 
 
@@ -116,7 +119,7 @@ class Tracker:
     def _parent(self, name: str, key: str, tags: Mapping[str, str]) -> str:
         found = self._search(f"tags.`{_CAMPAIGN}` = '{key}'")
         if found:
-            run_id = self._first_of(found)
+            run_id = self._first_of(found).info.run_id
             self._client.update_run(run_id, status="SCHEDULED")
         else:
             labels = {_CAMPAIGN: key, "kind": "campaign"}
@@ -141,12 +144,12 @@ class Tracker:
             if not token:
                 return found
 
-    def _first_of(self, same: Sequence[Run]) -> str:
+    def _first_of(self, same: Sequence[Run]) -> Run:
         """Return which of the runs for one thing is kept; a request believed lost has left the others, which go."""
         kept, *others = sorted(same, key=lambda run: (_CONTENT not in run.data.tags, run.info.run_id))
         for run in others:
             self._client.delete_run(run.info.run_id)
-        return str(kept.info.run_id)
+        return kept
 
     def _children(self) -> dict[int, Child]:
         """Return the child of every trial that has one; close those that a kill left open."""
@@ -155,12 +158,7 @@ class Tracker:
             if run.info.status == "RUNNING":
                 self._client.set_terminated(run.info.run_id, "KILLED")
             by_trial.setdefault(int(run.data.tags[_TRIAL]), []).append(run)
-        known = {}
-        for number, runs in by_trial.items():
-            run_id = self._first_of(runs)
-            content = next(run.data.tags.get(_CONTENT, "") for run in runs if run.info.run_id == run_id)
-            known[number] = Child(run_id, content)
-        return known
+        return {number: _child(self._first_of(runs)) for number, runs in by_trial.items()}
 
     def show(self, picture: Picture, written: Callable[[], None]) -> None:
         """Bring the store up to ``picture``; see :class:`moe_search.experiments.mirroring.Store`."""
@@ -174,7 +172,8 @@ class Tracker:
         """Bring the children up to the table and return how many were written, calling ``written`` after each."""
         with self._errors():
             known = self._current()
-            missing = [trial for trial in trials if known.get(trial.number, Child("", "")).content != trial.content]
+            shown = {number: child.content for number, child in known.items()}
+            missing = [trial for trial in trials if shown.get(trial.number) != trial.content]
             for trial in missing:
                 self._write(trial)
                 written()
@@ -196,10 +195,11 @@ class Tracker:
         if known is not None and known.content:  # of another version of ours: parameters cannot be changed
             self._client.delete_run(known.run_id)
             known = None
-        run_id = known.run_id if known else self._create(trial)
+        child = known or self._create(trial)
+        run_id = child.run_id
         ended = "FINISHED" if trial.status == "finished" else "FAILED"
         self._client.set_terminated(run_id, ended, end_time=int(trial.end * 1000))
-        self._attach_texts(run_id, trial.artifacts)
+        self._attach_texts(child.artifacts, trial.artifacts)
         stamp = int(trial.end * 1000)
         metrics = [
             Metric(name, value, stamp, tokens) for name, points in trial.metrics.items() for tokens, value in points
@@ -212,9 +212,9 @@ class Tracker:
         for start in range(0, first, _ENTRIES_A_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : min(start + _ENTRIES_A_BATCH, first)])
         self._client.log_batch(run_id, metrics=metrics[first:], params=params, tags=tags)
-        self._known[trial.number] = Child(run_id, trial.content)
+        self._known[trial.number] = child._replace(content=trial.content)
 
-    def _create(self, trial: TrackedTrial) -> str:
+    def _create(self, trial: TrackedTrial) -> Child:
         tags = {"mlflow.parentRunId": self.parent_id, _TRIAL: str(trial.number), "kind": "trial"}
         run = self._client.create_run(
             self.experiment_id,
@@ -222,7 +222,7 @@ class Tracker:
             run_name=trial.name,
             tags={**tags, "status": trial.status},
         )
-        return str(run.info.run_id)
+        return _child(run)
 
     def summarise(self, *, tags: Mapping[str, str], metrics: Mapping[str, float], step: int) -> None:
         """Write the campaign's own tags and numbers (best loss, spent budget) to the parent."""
@@ -243,20 +243,25 @@ class Tracker:
     def attach_texts(self, texts: Mapping[str, str]) -> None:
         """Put texts beside the parent run, by file name."""
         with self._errors():
-            self._attach_texts(self.parent_id, texts)
+            self._attach_texts(self._client.get_run(self.parent_id).info.artifact_uri, texts)
 
-    def _attach_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+    def _attach_texts(self, place: str, texts: Mapping[str, str]) -> None:
+        """Write texts to a run's place for artifacts; MLflow's client would ask the server again where that is."""
         if not texts:
             return
         with tempfile.TemporaryDirectory() as folder:
             for name, text in texts.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
-            self._client.log_artifacts(run_id, folder)
+            get_artifact_repository(place, tracking_uri=self._uri).log_artifacts(folder)  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
         """Mark the campaign as done."""
         with self._errors():
             self._client.set_terminated(self.parent_id, "FINISHED")
+
+
+def _child(run: Run) -> Child:
+    return Child(run.info.run_id, run.info.artifact_uri, run.data.tags.get(_CONTENT, ""))
 
 
 def _view() -> str:
