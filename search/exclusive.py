@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 
 class Exclusive(Protocol):
@@ -49,7 +50,11 @@ class FileLocks:
 
 
 class AdvisoryLocks:
-    """Locks of one PostgreSQL database: session-level advisory locks on a connection opened for each hold.
+    """Locks of one PostgreSQL database: advisory locks of a transaction that stays open for as long as one is held.
+
+    The transaction reads nothing after taking its lock, so it keeps no snapshot and no row locked; and being one, it
+    passes through pgbouncer's transaction mode, which locks of a session do not. The lock goes with its connection: a
+    holder that dies, or is cut off for half a minute, loses it.
 
     Args:
         engine: of that database.
@@ -66,13 +71,14 @@ class AdvisoryLocks:
 
     @contextmanager
     def hold(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Take the lock outside of any transaction, so that holding it keeps no snapshot and no row locked."""
-        function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
-        key = {"key": self._key(name)}
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            obtained = connection.execute(text(f"SELECT {function}(:key)"), key).scalar() is not False
+        """Hold an advisory lock on a connection of its own."""
+        function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+        connection = self._engine.connect()
+        try:
+            yield connection.execute(text(f"SELECT {function}(:key)"), {"key": self._key(name)}).scalar() is not False
+        finally:
             try:
-                yield obtained
-            finally:
-                if obtained and not connection.closed:
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+                connection.rollback()
+            except DBAPIError:  # the connection is gone, and the lock with it
+                connection.invalidate()
+            connection.close()

@@ -1,9 +1,10 @@
 """Leases: who works on a trial, and until when nobody else may.
 
 Optuna's heartbeats run only inside ``Study.optimize`` and only on an RDB storage: a trial asked with ``ask``, or
-through the journal or the gRPC proxy, stays RUNNING for ever when its worker dies. So liveness is ours, as a lease in
-a user attribute of the trial. A lease ends when it expires, or at once when its process is known to be dead. Each new
-holder of a trial gets the next *fencing token*, by which a result that comes late is recognised.
+through the journal or the gRPC proxy, stays RUNNING for ever when its worker dies. So liveness is ours: a lease, kept
+in a user attribute of the trial (:mod:`~moe_search.search.optuna_table`) or in a table of ours
+(:mod:`~moe_search.search.postgresql_table`). A lease ends when it expires, or at once when its process is known to be
+dead. Each new holder of a trial gets the next *fencing token*, by which a result that comes late is recognised.
 """
 
 import os
@@ -22,9 +23,12 @@ class Lease(Frozen):
     token: int
     """1 for the first holder of the trial, one more for each later one."""
     expires_at: float
-    """Seconds since the epoch, on the holder's clock; machines must agree on the time to within the lease's length."""
+    """Seconds since the epoch, on this machine's clock: a database's lease is measured by the database's clock and
+    translated when it is read."""
     losses: int = 0
     """Earlier holders that were lost: killed, or silent for too long."""
+    preemptions: int = 0
+    """Earlier holders that gave the trial back on purpose."""
     released: bool = False
     """Given back on purpose: the trial may be resumed at once."""
     host: str = ""
@@ -37,21 +41,33 @@ class Lease(Frozen):
         """Say whether somebody may still be working: not released, not expired, and not a dead process of this host."""
         if self.released or (time.time() if now is None else now) >= self.expires_at:
             return False
-        return self.host != this_host() or _started(self.pid) == self.process_started
+        return not is_dead(self.host, self.pid, self.process_started)
 
 
-def new_lease(owner: str, token: int, seconds: float, *, losses: int = 0) -> Lease:
+def new_lease(owner: str, token: int, seconds: float, *, losses: int = 0, preemptions: int = 0) -> Lease:
     """Return a lease of this process for ``seconds`` from now."""
-    pid = os.getpid()
+    host, pid, process_started = this_process()
     return Lease(
         owner=owner,
         token=token,
         expires_at=time.time() + seconds,
         losses=losses,
-        host=this_host(),
+        preemptions=preemptions,
+        host=host,
         pid=pid,
-        process_started=_started(pid),
+        process_started=process_started,
     )
+
+
+def this_process() -> tuple[str, int, str]:
+    """Return what identifies this process: its host, its number and its start."""
+    pid = os.getpid()
+    return this_host(), pid, _started(pid)
+
+
+def is_dead(host: str, pid: int, process_started: str) -> bool:
+    """Say whether a process is known to be dead; of those on other hosts nothing is known."""
+    return host == this_host() and _started(pid) != process_started
 
 
 @cache

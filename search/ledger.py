@@ -1,64 +1,46 @@
 """The ledger: the one truth about a campaign, kept in an Optuna study.
 
-An Optuna trial is one row. Its flat parameters are for the dashboard; user attributes hold what counts:
+States of a trial: WAITING (proposed), RUNNING (leased, or waiting to be resumed by whoever comes first), COMPLETE (a
+result with a value: bits per byte of the trial's own horizon), PRUNED (a result without one: diverged, out of memory),
+FAIL (every attempt raised). ``study.best_trial`` compares trials of different scales and is of no use here.
 
-========== ==================================================================================================
-``trial``  the :class:`~moe_search.search.trial.Trial`, written with the row
-``lease``  the :class:`~moe_search.search.lease.Lease` of whoever works on it
-``errors`` messages of the attempts that raised an exception
-``runs``   the result. Writing it is the commit: it happens once, before the trial is told, and whoever finds a
-           result untold (its writer was killed in between) tells it
-========== ==================================================================================================
+A trial keeps its number for ever: it is resumed, never copied, unlike in Optuna's retry callbacks. Late results are
+recognised by the lease's fencing token: the first result wins, whoever brings it; a second one is refused. A result is
+stored before its trial is told, or with it, and storing it twice changes nothing.
 
-States: WAITING (proposed), RUNNING (leased, or waiting to be resumed by whoever comes first), COMPLETE (a result with a
-value: bits per byte of the trial's own horizon), PRUNED (a result without one: diverged, out of memory), FAIL (every
-attempt raised). ``study.best_trial`` compares trials of different scales and is of no use here.
+The budget has no book of its own: appending a trial reserves its cost and its result settles it, each in one step of
+the :mod:`~moe_search.search.table`, so that no crash can leave half a decision.
 
-Everything that reads before it writes happens under one lock that dies with its process
-(:mod:`~moe_search.search.exclusive`), so no crash can leave half a decision; and a row is written in one journal line
-or one transaction. A trial keeps its number for ever: it is resumed, never copied, unlike in Optuna's retry
-callbacks. Late results are recognised by the lease's fencing token: the first result wins, whoever brings it; a
-second one is refused.
+There is one proposer at a time: whoever holds the lock of that name (:meth:`Ledger.proposing`). It is a lock and not a
+lease because it dies with its holder, and a proposer that was cut off can do no harm: a proposal is a function of the
+table, and a number is given once.
 """
 
 import json
-import logging
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
-import sqlalchemy
-from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from pydantic import ValidationError
 
 from moe_search.search import parameters
-from moe_search.search.lease import Lease, new_lease
+from moe_search.search.lease import Lease
+from moe_search.search.presence import Presence, presences
 from moe_search.search.problem import Problem
-from moe_search.search.storage import open_storage
-from moe_search.search.trial import Proposal, Row, RowState, Trial
-from moe_search.spaces.errors import InvalidInputError, ResourceError
-from moe_search.spaces.frozen import Frozen
+from moe_search.search.redacting import redacted
+from moe_search.search.storage import open_storage, storage_errors
+from moe_search.search.table import MAX_ATTEMPTS, MAX_LOSSES, History
+from moe_search.search.trial import Claim, Proposal, Row
+from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.run import Run
 
-LOGGER = logging.getLogger(__name__)
-MAX_ATTEMPTS = 3
-"""A trial that raises is tried again twice. Being killed is not an attempt."""
-MAX_LOSSES = 25
-"""A trial whose worker was lost so often is what kills it (the kernel's out-of-memory killer, say): it has failed."""
-
-
-class Claim(Frozen):
-    """The right to run a trial, with the fencing token that its result must carry."""
-
-    trial: Trial
-    owner: str
-    token: int
+__all__ = ["MAX_ATTEMPTS", "MAX_LOSSES", "Claim", "Ledger"]
 
 
 class Ledger:
@@ -74,7 +56,8 @@ class Ledger:
 
     Raises:
         InvalidInputError: the study belongs to another specification, or there is none and no problem was given.
-        ResourceError: the storage cannot be read or written.
+        StorageAwayError: the storage does not answer. So do all methods.
+        ResourceError: the storage cannot be read or written. So do all methods.
     """
 
     def __init__(
@@ -89,11 +72,11 @@ class Ledger:
         self.name = name
         self.lease_seconds = lease_seconds
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage, self._locks = open_storage(storage, scope=name)
-        self._known: dict[int, Row] = {}
-        with self.exclusive():
+        self._storage, self._locks, open_table = open_storage(storage, scope=name)
+        with storage_errors():
             self._study_id = self._open_study(storage, problem, spec)
-        header = self._storage.get_study_user_attrs(self._study_id)
+            header = self._storage.get_study_user_attrs(self._study_id)
+            self._table = open_table(self._study_id, lease_seconds)
         try:
             self.problem = Problem.model_validate_json(header["problem"])
         except ValidationError as error:
@@ -106,22 +89,26 @@ class Ledger:
         self._distributions = parameters.distributions(self.problem)
 
     def _open_study(self, storage: str | Path, problem: Problem | None, spec: Mapping[str, Any] | None) -> int:
+        if problem is not None:
+            with self._locks.hold("ledger"):
+                return self._create_study(problem, spec)
         existing = {study.study_name: study for study in self._storage.get_all_studies()}
-        header = existing[self.name].user_attrs if self.name in existing else {}
-        if "spec" not in header and problem is None:
+        if self.name not in existing or "spec" not in existing[self.name].user_attrs:
             raise InvalidInputError(
-                f"there is no campaign {self.name!r} in {_shown(storage)}",
+                f"there is no campaign {self.name!r} in {redacted(str(storage))}",
                 where="storage",
                 allowed=", ".join(sorted(existing)) or "none yet",
                 fix="moe-search run creates it",
             )
-        if problem is None:
-            return existing[self.name]._study_id
+        return existing[self.name]._study_id
+
+    def _create_study(self, problem: Problem, spec: Mapping[str, Any] | None) -> int:
+        existing = {study.study_name: study for study in self._storage.get_all_studies()}
         wanted = problem.model_dump(mode="json") if spec is None else json.loads(json.dumps(spec))
         if self.name in existing:
-            study_id = existing[self.name]._study_id
+            study_id, header = existing[self.name]._study_id, existing[self.name].user_attrs
         else:
-            study_id = self._storage.create_new_study([StudyDirection.MINIMIZE], self.name)
+            study_id, header = self._storage.create_new_study([StudyDirection.MINIMIZE], self.name), {}
             self._storage.set_study_system_attr(study_id, "study:metric_names", ["bits per byte"])
         if "spec" in header:
             _require_equal(header["spec"], wanted, self.name)
@@ -132,76 +119,83 @@ class Ledger:
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study, for Optuna's own plots and dashboards."""
+        """The Optuna study, for Optuna's own plots and dashboards; reading its trials reads the whole table."""
         return optuna.load_study(study_name=self.name, storage=self._storage)
 
     @property
     def spec(self) -> dict[str, Any]:
         """The specification that the study was created with."""
-        spec: dict[str, Any] = self._storage.get_study_user_attrs(self._study_id)["spec"]
+        with storage_errors():
+            spec: dict[str, Any] = self._storage.get_study_user_attrs(self._study_id)["spec"]
         return spec
 
     def identity(self) -> str:
         """Return what names this campaign beyond its storage, wherever that is moved to: drawn once, kept with it."""
-        with self.exclusive():
+        with storage_errors(), self._locks.hold("ledger"):
             known = self._storage.get_study_user_attrs(self._study_id)
             if "identity" not in known:
                 self._storage.set_study_user_attr(self._study_id, "identity", uuid.uuid4().hex)
-        return str(self._storage.get_study_user_attrs(self._study_id)["identity"])
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the ledger's lock: nobody else reads before writing meanwhile. Not re-entrant; keep it short."""
-        with storage_errors(), self._locks.hold("ledger"):
-            yield
+        with storage_errors():
+            return str(self._storage.get_study_user_attrs(self._study_id)["identity"])
 
     @contextmanager
     def proposing(self) -> Iterator[bool]:
         """Try to become the one who works out the next proposal; the value says whether that succeeded."""
-        with storage_errors(), self._locks.hold("proposer", wait=False) as obtained:
+        with storage_errors(), self._table.alone("proposer") as obtained:
             yield obtained
 
     @contextmanager
     def projecting(self) -> Iterator[bool]:
         """Try to become the one who writes the table out for people to see; the value says whether that succeeded."""
-        with storage_errors(), self._locks.hold("projection", wait=False) as obtained:
+        with storage_errors(), self._table.alone("projection") as obtained:
             yield obtained
+
+    @property
+    def version(self) -> int | None:
+        """A number that grows with every trial and every result, as the last :meth:`claim` saw it; None: not kept."""
+        return self._table.version
+
+    @property
+    def slowest_poll_seconds(self) -> float:
+        """How rarely an idle worker may ask for a trial."""
+        return self._table.slowest_poll_seconds
 
     def rows(self) -> list[Row]:
         """Return the trial table, by number. A trial with a result is finished, told or not."""
-        return [self._row(frozen) for frozen in self._frozen_trials()]
+        with storage_errors():
+            return self._table.rows()
 
     def progress(self) -> dict[int, tuple[Lease | None, dict[int, float]]]:
-        """Return lease and reported losses (training tokens to nats a token) of every trial that is running."""
-        return {
-            frozen.number: (_lease(frozen), dict(frozen.intermediate_values))
-            for frozen in self._frozen_trials()
-            if frozen.state == TrialState.RUNNING and "runs" not in frozen.user_attrs
-        }
-
-    def _frozen_trials(self) -> list[FrozenTrial]:
+        """Return lease and latest reported loss (training tokens to nats a token) of every trial that is running."""
         with storage_errors():
-            return self._storage.get_all_trials(self._study_id, deepcopy=False)
+            return self._table.progress()
 
-    def _row(self, frozen: FrozenTrial) -> Row:
-        if frozen.number in self._known:
-            return self._known[frozen.number]
-        attributes = frozen.user_attrs
-        if "runs" in attributes:
-            state: RowState = "finished"
-        elif frozen.state == TrialState.FAIL:
-            state = "failed"
-        else:
-            state = "waiting" if frozen.state == TrialState.WAITING else "running"
-        row = Row(
-            trial=Trial.model_validate_json(attributes["trial"]),
-            state=state,
-            runs=tuple(Run.model_validate(run) for run in attributes.get("runs", ())),
-            message=attributes["errors"][-1] if state == "failed" else "",
-        )
-        if not row.is_open:  # results never change, and parsing them is most of the work of reading
-            self._known[frozen.number] = row
-        return row
+    def history(self, numbers: Iterable[int]) -> dict[int, History]:
+        """Return when trials ran, and all their reported losses."""
+        with storage_errors():
+            return self._table.history(numbers)
+
+    def failures(self) -> dict[str, int]:
+        """Return what went wrong so far, by class.
+
+        ``preempted`` (holders that gave a trial back on purpose), ``lost`` (holders that were killed or fell silent)
+        and ``error`` (attempts that raised) are events, of which a trial may have several; ``oom`` and ``diverged`` are
+        results, one a trial. Only errors use up a trial's attempts.
+        """
+        with storage_errors():
+            results = Counter(row.runs[-1].status for row in self._table.rows() if row.runs)
+            return {**self._table.interruptions()._asdict(), "oom": results["oom"], "diverged": results["diverged"]}
+
+    def workers(self) -> list[Presence]:
+        """Return every worker that has shown itself, by name."""
+        with storage_errors():
+            leases = ((number, lease) for number, (lease, _) in self._table.progress().items() if lease is not None)
+            return presences(self._table.notes(), leases, lease_seconds=self.lease_seconds)
+
+    def attend(self, owner: str, state: Literal["idle", "ended"]) -> None:
+        """Let a worker say that it is there, or that it ends; while it works its lease says so."""
+        with storage_errors():
+            self._table.note(owner, state)
 
     def append(self, proposal: Proposal, *, number: int) -> bool:
         """Append ``proposal`` as trial ``number``, waiting to be claimed.
@@ -209,72 +203,42 @@ class Ledger:
         Returns:
             False if the table has grown meanwhile, so that ``number`` is taken and nothing was written.
         """
-        with self.exclusive():
-            if len(self._frozen_trials()) != number:
-                return False
-            trial = self.problem.trial(number, proposal)
-            flat = parameters.values(proposal, self.problem)
-            self._storage.create_new_trial(
-                self._study_id,
-                create_trial(
-                    state=TrialState.WAITING,
-                    params=flat,
-                    distributions=self._distributions,
-                    user_attrs={"trial": trial.model_dump_json(), "reason": trial.reason},
-                    system_attrs={"fixed_params": flat},
-                ),
-            )
-        return True
+        trial = self.problem.trial(number, proposal)
+        flat = parameters.values(proposal, self.problem)
+        frozen = create_trial(
+            state=TrialState.WAITING,
+            params=flat,
+            distributions=self._distributions,
+            user_attrs={"trial": trial.model_dump_json(), "reason": trial.reason},
+            system_attrs={"fixed_params": flat},
+        )
+        with storage_errors():
+            return self._table.append(number, frozen)
 
     def claim(self, owner: str) -> Claim | None:
-        """Take the first trial that nobody works on: one to resume, or one that waits.
-
-        Results that were committed but not told are told on the way.
-        """
-        with self.exclusive():
-            for frozen in self._frozen_trials():
-                if frozen.state.is_finished():
-                    continue
-                if "runs" in frozen.user_attrs:
-                    self._tell(frozen, self._row(frozen).runs)
-                    continue
-                lease = _lease(frozen)
-                if lease is not None and lease.is_held():
-                    continue
-                losses = lease.losses + (not lease.released) if lease else 0
-                if losses >= MAX_LOSSES:
-                    self._give_up(frozen, f"its worker was lost {losses} times")
-                    continue
-                token = lease.token + 1 if lease else 1
-                if frozen.state == TrialState.WAITING:
-                    self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING)
-                self._set(frozen, "lease", new_lease(owner, token, self.lease_seconds, losses=losses).model_dump())
-                return Claim(trial=self._row(frozen).trial, owner=owner, token=token)
-        return None
+        """Take the first trial that nobody works on: one to resume, or one that waits."""
+        with storage_errors():
+            taken = self._table.claim(owner, self.lease_seconds)
+        return None if taken is None else Claim(trial=taken.trial, owner=owner, token=taken.token)
 
     def refresh(self, claim: Claim) -> bool:
         """Extend the lease; False if it was lost, or the trial is done."""
-        with self.exclusive():
-            frozen = self._frozen(claim)
-            lease = _lease(frozen)
-            if lease is None or not _holds(frozen, claim):
-                return False
-            self._set(frozen, "lease", lease.replace(expires_at=time.time() + self.lease_seconds).model_dump())
-        return True
+        with storage_errors():
+            return self._table.renew(claim.trial.number, claim.token, self.lease_seconds)
+
+    def report(self, claim: Claim, loss: float, tokens: int) -> bool:
+        """Record a live value, the loss (nats a token) after ``tokens`` training tokens, and extend the lease.
+
+        Returns:
+            False if the lease was lost, or the trial is done.
+        """
+        with storage_errors():
+            return self._table.report(claim.trial.number, claim.token, self.lease_seconds, loss, tokens)
 
     def release(self, claim: Claim) -> None:
-        """Give the trial back unfinished: anybody may resume it at once, as the same trial."""
-        with self.exclusive():
-            frozen = self._frozen(claim)
-            if _holds(frozen, claim):
-                self._release(frozen)
-
-    def report(self, claim: Claim, loss: float, tokens: int) -> None:
-        """Record a live value: the loss (nats a token) after ``tokens`` training tokens."""
+        """Give the trial back unfinished (preempted): anybody may resume it at once, as the same trial."""
         with storage_errors():
-            frozen = self._frozen(claim)
-            if not frozen.state.is_finished():
-                self._storage.set_trial_intermediate_value(frozen._trial_id, tokens, loss)
+            self._table.release(claim.trial.number, claim.token)
 
     def commit(self, claim: Claim, runs: Sequence[Run]) -> bool:
         """Store the result of a trial and tell it.
@@ -282,18 +246,13 @@ class Ledger:
         A result under an old token (its worker was believed dead) is as good as any if it is the first.
 
         Returns:
-            False if the trial has a result or has failed already: this one is refused.
+            False if the trial has another result or has failed already: this one is refused. True also if this very
+            claim has brought its result before.
         """
         if not runs:
             raise ValueError("runs: a trial yields at least one")
-        with self.exclusive():
-            frozen = self._frozen(claim)
-            if frozen.state.is_finished() or "runs" in frozen.user_attrs:
-                LOGGER.warning("trial %d has a result already; a second one is refused", claim.trial.number)
-                return False
-            self._set(frozen, "runs", [run.model_dump(mode="json") for run in runs])
-            self._tell(frozen, runs)
-        return True
+        with storage_errors():
+            return self._table.commit(claim.trial.number, claim.token, runs)
 
     def fail(self, claim: Claim, message: str) -> bool:
         """Record that an attempt raised an exception.
@@ -301,62 +260,14 @@ class Ledger:
         Returns:
             Whether the trial will be tried again.
         """
-        with self.exclusive():
-            frozen = self._frozen(claim)
-            if not _holds(frozen, claim):
-                return True
-            errors = [*frozen.user_attrs.get("errors", ()), message]
-            if len(errors) >= MAX_ATTEMPTS:
-                self._give_up(frozen, message)
-                return False
-            self._set(frozen, "errors", errors)
-            self._release(frozen)
-        return True
+        with storage_errors():
+            return self._table.fail(claim.trial.number, claim.token, message)
 
-    def _frozen(self, claim: Claim) -> FrozenTrial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, claim.trial.number)
-        return self._storage.get_trial(trial_id)
-
-    def _set(self, frozen: FrozenTrial, key: str, value: object) -> None:
-        self._storage.set_trial_user_attr(frozen._trial_id, key, value)
-
-    def _release(self, frozen: FrozenTrial) -> None:
-        lease = _lease(frozen)
-        if lease is not None:
-            self._set(frozen, "lease", lease.replace(released=True).model_dump())
-
-    def _tell(self, frozen: FrozenTrial, runs: Sequence[Run]) -> None:
-        self._set(frozen, "status", runs[-1].status)
-        value = runs[-1].bpb
-        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        self._storage.set_trial_state_values(frozen._trial_id, state, None if value is None else [value])
-
-    def _give_up(self, frozen: FrozenTrial, message: str) -> None:
-        self._set(frozen, "errors", [*frozen.user_attrs.get("errors", ()), message])
-        self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
-
-
-def _lease(frozen: FrozenTrial) -> Lease | None:
-    return Lease.model_validate(frozen.user_attrs["lease"]) if "lease" in frozen.user_attrs else None
-
-
-def _holds(frozen: FrozenTrial, claim: Claim) -> bool:
-    lease = _lease(frozen)
-    open_for_results = not frozen.state.is_finished() and "runs" not in frozen.user_attrs
-    return open_for_results and lease is not None and lease.token == claim.token and not lease.released
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn what Optuna and SQLAlchemy raise when the disk is full or the database away into one sentence."""
-    try:
-        yield
-    except StorageInternalError as error:
-        raise ResourceError(f"the ledger's storage does not answer: {error.__cause__ or error}") from error
-    except sqlalchemy.exc.DBAPIError as error:
-        raise ResourceError(f"the ledger's storage does not answer: {error.orig}") from error
-    except OSError as error:
-        raise ResourceError(f"the ledger's storage: {error.strerror or error}") from error
+    def has(self, claim: Claim) -> bool:
+        """Say whether a claim is one of this campaign's, and not of another one that lived in the same folder."""
+        rows = self.rows()
+        number = claim.trial.number
+        return number < len(rows) and rows[number].trial.run_key == claim.trial.run_key
 
 
 def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -382,11 +293,3 @@ def _require_equal(stored: Mapping[str, Any], wanted: Mapping[str, Any], name: s
             where=differing[0].partition(":")[0],
             fix="restore those values, or give the new campaign a name or folder of its own",
         )
-
-
-def _shown(storage: str | Path) -> str:
-    return (
-        sqlalchemy.make_url(str(storage)).render_as_string(hide_password=True)
-        if "://" in str(storage)
-        else str(storage)
-    )

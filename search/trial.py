@@ -55,6 +55,14 @@ class Trial(Proposal):
         return Proposal.model_validate({name: getattr(self, name) for name in Proposal.model_fields})
 
 
+class Claim(Frozen):
+    """The right to run a trial, with the fencing token that its result must carry."""
+
+    trial: Trial
+    owner: str
+    token: int
+
+
 Evaluate = Callable[[Trial, Report], list[Run]]
 """Trains a trial (or looks it up, or simulates it) and returns its runs, shortest horizon first."""
 

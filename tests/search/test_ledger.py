@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from moe_search.search import lease as lease_module
-from moe_search.search import ledger as ledger_module
+from moe_search.search import optuna_table
 from moe_search.search.lease import new_lease
 from moe_search.search.ledger import MAX_ATTEMPTS, MAX_LOSSES, Claim, Ledger
 from moe_search.search.problem import Problem
@@ -87,6 +87,7 @@ def test_a_trial_goes_from_proposal_to_result(ledger: Ledger, world: SimulatedWo
     assert frozen[0].user_attrs["reason"].startswith("initial design")
 
 
+@pytest.mark.parametrize("storage", ["journal", "sqlite"], indirect=True)  # PostgreSQL knows no such moment
 def test_a_result_written_but_not_told_is_told_by_whoever_comes(
     ledger: Ledger, world: SimulatedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_result_written_but_not_told_is_told_by_whoever_comes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "_tell", killed)
+        patch.setattr(optuna_table.OptunaTable, "_tell", killed)
         with pytest.raises(KeyboardInterrupt):
             ledger.commit(claim, runs_of(world, claim))
     assert ledger.rows()[0].state == "finished"
@@ -124,7 +125,7 @@ def test_an_expired_lease_is_lost_and_a_renewed_one_is_not(
     tmp_path: Path, problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=1e9)
-    for module in (lease_module, ledger_module):
+    for module in (lease_module, optuna_table):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: clock.now))
     ledger = Ledger(tmp_path / "journal.log", problem=problem, lease_seconds=30)
     propose(ledger)

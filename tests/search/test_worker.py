@@ -13,6 +13,7 @@ import pytest
 from moe_search.search import worker as worker_module
 from moe_search.search.budget import budget_of
 from moe_search.search.ledger import MAX_ATTEMPTS, Claim, Ledger
+from moe_search.search.optuna_table import OptunaTable
 from moe_search.search.problem import Problem
 from moe_search.search.status import status_of
 from moe_search.search.suggest import suggest
@@ -217,23 +218,24 @@ def killed_after(owner: type, method: str, call: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("method", "call"),
+    ("owner", "method", "call"),
     [
-        ("proposing", 2),  # before a proposal is worked out
-        ("append", 2),  # proposed, not claimed
-        ("_frozen_trials", 5),  # wherever that is
-        ("claim", 2),  # claimed, not started
-        ("report", 3),  # in the middle of training
-        ("_set", 3),  # lease, result and status are written through it: between any two of them
-        ("_set", 4),
-        ("_set", 5),
-        ("_tell", 2),  # told, not returned
-        ("commit", 2),
-        ("refresh", 2),
+        (Ledger, "proposing", 2),  # before a proposal is worked out
+        (Ledger, "append", 2),  # proposed, not claimed
+        (OptunaTable, "_all", 5),  # wherever that is
+        (Ledger, "claim", 2),  # claimed, not started
+        (Ledger, "report", 3),  # in the middle of training
+        (OptunaTable, "_set", 3),  # lease, result and status are written through it: between any two of them
+        (OptunaTable, "_set", 4),
+        (OptunaTable, "_set", 5),
+        (OptunaTable, "_set", 6),
+        (OptunaTable, "_tell", 2),  # told, not returned
+        (Ledger, "commit", 2),
+        (Ledger, "refresh", 2),
     ],
 )
 def test_a_kill_at_any_step_changes_nothing(
-    method: str, call: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
+    owner: type, method: str, call: int, tmp_path: Path, small: SimulatedWorld, expected: list[Row]
 ) -> None:
     storages = {"append": f"sqlite:///{tmp_path}/campaign.db", "commit": f"sqlite:///{tmp_path}/campaign.db"}
     where = storages.get(method, str(tmp_path / "journal.log"))
@@ -261,7 +263,7 @@ def test_a_kill_at_any_step_changes_nothing(
         )
 
     during = evaluate_without_end if method == "refresh" else evaluate  # however late the heartbeats are
-    victim = FORK.Process(target=worker, args=(killed_after(Ledger, method, call), during), daemon=True)
+    victim = FORK.Process(target=worker, args=(killed_after(owner, method, call), during), daemon=True)
     victim.start()
     victim.join(GIVE_UP_SECONDS)
     assert victim.exitcode == -signal.SIGKILL
