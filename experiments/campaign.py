@@ -6,7 +6,7 @@ the trial table onto files and MLflow. Killing it at any moment and starting it 
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,9 +18,11 @@ from moe_search.experiments.progress import CampaignProgress
 from moe_search.experiments.projecting import Projection
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
-from moe_search.experiments.workers import WorkerPool
 from moe_search.experiments.workspace import Workspace
+from moe_search.search.launchers import make_launcher
+from moe_search.search.launching import Crew, Launcher
 from moe_search.search.ledger import Ledger
+from moe_search.search.trial import Row
 from moe_search.search.worker import next_step
 
 POLL_SECONDS = 0.5
@@ -58,6 +60,7 @@ def run_campaign(
     """
     check_possible(spec)
     workspace = Workspace(spec)
+    launcher = make_launcher(spec.workers.launcher, spec.workers.options, _crew(spec, workspace, warn))
     workspace.prepare(spec, command)
     with workspace.locked():
         deadline = time.monotonic() + 60 * spec.budget.max_minutes if spec.budget.max_minutes else None
@@ -73,9 +76,9 @@ def run_campaign(
         with Projection(spec, workspace, ledger, log=log, warn=warn) as projection:
             try:
                 _search(
-                    spec,
-                    workspace,
+                    spec.workers.count,
                     ledger,
+                    launcher,
                     projection,
                     deadline=deadline,
                     progress=CampaignProgress(console, quiet=quiet),
@@ -90,35 +93,61 @@ def run_campaign(
             return conclude(spec, workspace, ledger, projection, log=log)
 
 
+def _crew(spec: Spec, workspace: Workspace, warn: Callable[[str], None]) -> Crew:
+    """Return what a launcher has to know about a campaign's workers."""
+    return Crew(
+        name=spec.name,
+        arguments=("worker", str(workspace.spec_file.resolve())),
+        folder=workspace.folder.resolve(),
+        logs=workspace.logs.resolve(),
+        threads=spec.workers.threads,
+        devices=spec.workers.devices,
+        grace_seconds=spec.workers.grace_seconds,
+        warn=warn,
+    )
+
+
 def _search(
-    spec: Spec,
-    workspace: Workspace,
+    count: int,
     ledger: Ledger,
+    launcher: Launcher,
     projection: Projection,
     *,
     deadline: float | None,
     progress: CampaignProgress,
 ) -> None:
-    """Keep workers at work until they find nothing left to do."""
+    """Keep workers at work until they find nothing left to do; where none are ours, wait for those that are elsewhere.
+
+    Raises:
+        Stopped: the wall-clock limit was reached.
+    """
     rows = ledger.rows()
-    if rows and not any(row.is_open for row in rows) and next_step(ledger.problem, rows) == "done":
+    if _is_over(ledger, rows):
         return
-    pool = WorkerPool(["worker", str(workspace.spec_file.resolve())], spec.workers.threads, workspace.logs)
     with progress:
-        pool.start(spec.workers.count)
         try:
+            launcher.start(count)
+            ended = 0
             while True:
-                alive = pool.tend()
+                alive = launcher.tend()
                 rows = ledger.rows()
                 progress.update(overview(ledger, rows))
                 projection.update(rows)
-                if not alive:
+                if count and not alive:
+                    return
+                ended, before = sum(not row.is_open for row in rows), ended
+                if not count and ended != before and _is_over(ledger, rows):
                     return
                 if deadline is not None and time.monotonic() > deadline:
                     raise Stopped
                 time.sleep(POLL_SECONDS)
         finally:
-            pool.stop()
+            launcher.stop()
+
+
+def _is_over(ledger: Ledger, rows: Sequence[Row]) -> bool:
+    """Say whether every trial has its result and nothing more is to be proposed; takes as long as a proposal."""
+    return bool(rows) and not any(row.is_open for row in rows) and next_step(ledger.problem, rows) == "done"
 
 
 def _drop_checkpoints(ledger: Ledger, checkpoints: Path) -> None:

@@ -100,14 +100,15 @@ def plan_campaign(spec: Spec, problem: Problem, seconds: Seconds, *, speed: str)
     costs = [problem.cost(centre, scale) for scale in problem.ladder.scales()]
     # The rest is spread over the ladder, so that it runs at the mean speed of the initial design.
     per_flop = sum(proxy.seconds for proxy in proxies) / spent
+    workers = spec.workers.count or spec.workers.in_flight  # 0: as many as may join
     return Plan(
         initial=proxies,
         budget_flops=spec.budget.train_flops,
         remaining_flops=remaining,
         remaining_proxies=(math.floor(remaining / max(costs)), math.floor(remaining / min(costs))),
-        workers=spec.workers.count,
+        workers=workers,
         seed=spec.seed,
-        seconds=(spent + remaining) * per_flop / spec.workers.count,
+        seconds=(spent + remaining) * per_flop / workers,
         speed=speed,
     )
 

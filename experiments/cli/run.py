@@ -16,15 +16,15 @@ def run(
     *,
     settings: Settings = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that train proxies; default: the file's.", min=1)
+        int | None, typer.Option(help="Workers to start; 0: all are started elsewhere; default: the file's.", min=0)
     ] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Search, fit scaling laws, recommend a full-scale model and report; the same command resumes.
 
-    Ctrl-C saves the running proxies and exits with 130; `budget.max_minutes` does so with 3. Nothing that has finished
-    is ever run again.
+    Ctrl-C (or SIGTERM) saves the running proxies and exits with 130; `budget.max_minutes` does so with 3. Nothing that
+    has finished is ever run again.
 
     [bold]Examples[/bold]
 
@@ -34,15 +34,17 @@ def run(
     """
     from moe_search.experiments.campaign import run_campaign
     from moe_search.experiments.concluding import as_json
+    from moe_search.experiments.draining import sigterm_as_ctrl_c
     from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
     from moe_search.experiments.spec.loading import load_spec, shown
 
-    chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers else [])]
+    chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers is not None else [])]
     campaign = load_spec(spec, chosen)
     command = shlex.join(["moe-search", *sys.argv[1:]])
     log = (lambda _: None) if quiet else note
     try:
-        conclusion = run_campaign(campaign, command=command, console=talk, quiet=quiet, log=log, warn=warn)
+        with sigterm_as_ctrl_c():
+            conclusion = run_campaign(campaign, command=command, console=talk, quiet=quiet, log=log, warn=warn)
     except KeyboardInterrupt:
         talk.print("interrupted; the same command continues", soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -19,12 +19,13 @@ def worker(
     """Train proxies of a campaign that `moe-search run` has started, on this or any machine, until there is no more.
 
     Several machines need a database as storage (`storage: postgresql+psycopg://...`) and the campaign's resolved
-    campaign.yaml. Ctrl-C saves the running proxy and exits with 130.
+    campaign.yaml. Ctrl-C or SIGTERM saves the running proxy and exits with 130, within `workers.grace_seconds`.
 
     [bold]Example[/bold]
 
       moe-search worker quickstart/campaign.yaml
     """
+    from moe_search.experiments.draining import leave_within
     from moe_search.experiments.evaluate import Stop
     from moe_search.experiments.spec.loading import load_spec
     from moe_search.experiments.wording import counted
@@ -32,7 +33,9 @@ def worker(
 
     stop = Stop(parent)
     stop.listen()
-    done = work_on(load_spec(spec), owner=f"{socket.gethostname()}:{os.getpid()}", stop=stop, log=note)
+    campaign = load_spec(spec)
+    leave_within(campaign.workers.grace_seconds, stop)
+    done = work_on(campaign, owner=f"{socket.gethostname()}:{os.getpid()}", stop=stop, log=note)
     if stop():
         raise typer.Exit(ExitCode.INTERRUPTED)
     note(f"{counted(done, 'proxy', 'proxies')} trained; nothing is left to do")

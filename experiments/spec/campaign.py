@@ -5,15 +5,16 @@ Each block is the configuration class of the package that uses it; this file add
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, create_model, field_validator, model_validator
 
 from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.proxies.corpus.config import CorpusConfig
 from moe_search.proxies.training.recipe import TrainingRecipe
 from moe_search.scaling.laws import law_names
 from moe_search.scaling.recommend import Target
+from moe_search.search.launchers import launcher_names, options_class
 from moe_search.search.policy import Policy
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
@@ -34,15 +35,45 @@ class Budget(Frozen):
     """Wall-clock limit of one ``moe-search run``; it stops with exit code 3 and the same command continues."""
 
 
-class Workers(Frozen):
-    """Processes that train proxies on this machine."""
+class WorkersOfAnyLauncher(Frozen):
+    """Processes that train proxies."""
 
-    count: PositiveInt = 2
+    count: int = Field(default=2, ge=0)
+    """How many ``run`` starts. 0: all are started elsewhere, and ``run`` waits, projects and concludes."""
     threads: PositiveInt = 1
     """CPU threads each, of the training loop too. Two one-thread workers beat one two-thread worker on two cores."""
     in_flight: PositiveInt = 4
     """Trials that can be in training at once, on all machines: each proposal waits for all results but the latest
     ``in_flight - 1``. Fixed when the campaign is started, so that the trials do not depend on who joins."""
+    devices: PositiveInt = 1
+    """Devices that train one proxy together: GPUs, or where there are none, processes of ``threads`` threads."""
+    launcher: str = "local"
+    """What starts the workers, and watches them: a file of ``search/launchers``."""
+    grace_seconds: float = Field(default=30.0, gt=0, le=3600)
+    """From SIGTERM, Ctrl-C or a preemption until a worker has given its proxy back, saved; then it ends anyway."""
+
+    @field_validator("launcher")
+    @classmethod
+    def _known_launcher(cls, launcher: str) -> str:
+        options_class(launcher)
+        return launcher
+
+    @property
+    def options(self) -> Frozen:
+        """The block of the launcher that is used."""
+        options: Frozen = getattr(self, self.launcher)
+        return options
+
+
+if TYPE_CHECKING:
+    Workers = WorkersOfAnyLauncher
+else:
+    Workers = create_model(
+        "Workers",
+        __base__=WorkersOfAnyLauncher,
+        __doc__="Processes that train proxies, with a block of options for each launcher, under its name.",
+        **{name: (options_class(name), options_class(name)()) for name in launcher_names()},
+    )
 
 
 class Objective(Frozen):

@@ -62,7 +62,7 @@ def assert_one_sentence(said: Said, *says: str, code: int = 2) -> None:
         ("training.warmup_steps=1000", ("warm-up",)),
         ("laws=[chinchila]", ("laws", "chinchilla")),
         ("target.train_flops=0", ("target.train_flops",)),
-        ("workers.count=0", ("workers.count", "count = 1")),
+        ("workers.count=-1", ("workers.count", "count = 0")),
     ],
 )
 def test_a_field_that_cannot_be(campaign: Any, setting: str, says: tuple[str, ...]) -> None:

@@ -84,8 +84,8 @@ def test_the_resolved_copy_says_the_same_from_everywhere(tmp_path: Path, monkeyp
         ("  train_flops: 1e12", "  train_flops: lots", "allowed: a number"),
         (
             "name: tiny",
-            "workers: {count: 0}\nname: tiny",
-            "workers.count: count is 0; allowed: 0 < count; nearest fix: count = 1",
+            "workers: {count: -1}\nname: tiny",
+            "workers.count: count is -1; allowed: 0 <= count; nearest fix: count = 0",
         ),
         ("name: tiny", "", "campaign.yaml:1: name: the field is missing; nearest fix: add 'name:'"),
         ("  sizes: [20_000]", "  sizes: []", "campaign.yaml:12: ladder.sizes: the ladder is empty"),
