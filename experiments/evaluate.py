@@ -5,11 +5,11 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from moe_search.experiments.objective import weigh
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.proxies.corpus import Corpus
 from moe_search.proxies.training.run import Progress, train_proxy
 from moe_search.search.trial import Evaluate, Report, Trial
-from moe_search.spaces.mixture import Mixture
 from moe_search.spaces.resolve import resolve
 from moe_search.spaces.run import Run
 
@@ -76,13 +76,3 @@ def make_evaluate(spec: Spec, corpus: Corpus, checkpoints: Path, *, context: str
         return [weigh(run, weights) for run in runs] if weights else runs
 
     return evaluate
-
-
-def weigh(run: Run, weights: Mixture) -> Run:
-    """Return ``run`` with the objective's weighted mean over domains in place of the plain one."""
-    if run.bpb is None or run.loss is None:
-        return run
-    return run.replace(
-        bpb=sum(weight * run.domain_bpb[domain] for domain, weight in weights.items() if weight),
-        loss=sum(weight * run.domain_loss[domain] for domain, weight in weights.items() if weight),
-    )
