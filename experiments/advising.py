@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from moe_search.experiments.concluding import recommend_campaign, sanity
 from moe_search.experiments.fitting import fit_campaign
+from moe_search.experiments.objective import weigh_rows
 from moe_search.experiments.opening import open_ledger
 from moe_search.experiments.presenting import warning_lines
 from moe_search.experiments.projecting import runs_frame
@@ -22,6 +23,7 @@ from moe_search.scaling.laws import law_names
 from moe_search.scaling.recommend import Recommendation, Target
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.mixture import Mixture
 
 Log = Callable[[str], None]
 
@@ -31,12 +33,15 @@ def is_campaign(path: Path) -> bool:
     return path.suffix in {".yaml", ".yml"} or (path / SPEC_FILE).exists()
 
 
-def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Recommendation, str, str]:
+def advise(
+    source: Path, limits: Mapping[str, object], *, weights: Mixture | None = None, log: Log
+) -> tuple[Recommendation, str, str]:
     """Return a recommendation, the name of who predicts, and the unit of the loss.
 
     Args:
         source: a campaign's specification or folder, or a fit file.
         limits: fields of the target that replace the campaign's.
+        weights: of domains, in place of the campaign's objective.
         log: told what is being done.
 
     Raises:
@@ -44,6 +49,12 @@ def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Rec
     """
     if not is_campaign(source):
         fitted = Fit.from_file(source)
+        if weights is not None:
+            raise InvalidInputError(
+                "a fit has one loss, and no longer those of the domains",
+                where="--weight",
+                fix="fit the weighted loss, --objective, or name the campaign",
+            )
         if "train_flops" not in limits:
             raise InvalidInputError("a fit has no target of its own", where="--train-flops", fix="--train-flops 1e22")
         recommendation = recommend_from_fit(fitted, _target(limits))
@@ -51,15 +62,20 @@ def advise(source: Path, limits: Mapping[str, object], *, log: Log) -> tuple[Rec
     spec = load_spec(source)
     ledger = open_ledger(spec, Workspace(spec))
     rows = ledger.rows()
-    frame = runs_frame(rows)
-    if frame.is_empty():
+    if not any(row.runs for row in rows):
         raise InvalidInputError(f"no proxy of {spec.name!r} has finished yet", fix="moe-search run")
+    rows = rows if weights is None else weigh_rows(rows, weights)
+    frame = runs_frame(rows)
     log(f"fitting {len(spec.laws)} scaling laws to {frame.height} runs")
     fits = fit_campaign(frame, spec.laws, seed=spec.seed, log=log)
     target = _target({**spec.target.model_dump(exclude_unset=True), **limits})
     recommendation, predictor = recommend_campaign(
         ledger.problem, rows, fits.chosen, target=target, rules=spec.target_shape
     )
+    if weights is not None:
+        words = ", ".join(f"{weight:.0%} {domain}" for domain, weight in weights.items() if weight)
+        warning = f"the loss is that of {words}; the search chose its proxies for the campaign's own objective"
+        recommendation = recommendation.replace(warnings=(warning, *recommendation.warnings))
     return recommendation, predictor, UNITS["bpb"]
 
 

@@ -23,6 +23,10 @@ def recommend(
     inference_tokens: Annotated[
         float | None, typer.Option(help="Tokens processed after training, paid from the same budget.", min=0)
     ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge the same runs by other weights of their domains. Repeatable.", metavar="DOMAIN=W"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Recommend a full-scale model under compute, memory, inference and data limits, as a near-optimal set.
@@ -30,10 +34,12 @@ def recommend(
     [bold]Examples[/bold]
 
       moe-search recommend quickstart --train-flops 1e24 --memory-gb 640
+      moe-search recommend quickstart --weight code=2 --weight prose=1
       moe-search recommend fit.json --train-flops 1e22 --json
     """
     from moe_search.experiments.advising import advise
     from moe_search.experiments.concluding import as_json
+    from moe_search.experiments.objective import parse_weights
     from moe_search.experiments.presenting import recommendation_panel
 
     limits = {
@@ -44,7 +50,7 @@ def recommend(
         "inference_tokens": inference_tokens,
     }
     given = {name: value for name, value in limits.items() if value is not None}
-    recommendation, predictor, unit = advise(source, given, log=note)
+    recommendation, predictor, unit = advise(source, given, weights=parse_weights(weight or ()), log=note)
     if json:
         print_json(as_json(recommendation, predictor, unit))
     else:
