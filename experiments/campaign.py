@@ -97,7 +97,7 @@ def _crew(spec: Spec, workspace: Workspace, warn: Callable[[str], None]) -> Crew
     """Return what a launcher has to know about a campaign's workers."""
     return Crew(
         name=spec.name,
-        arguments=("worker", str(workspace.spec_file.resolve())),
+        arguments=("-m", "moe_search", "worker", str(workspace.spec_file.resolve())),
         folder=workspace.folder.resolve(),
         logs=workspace.logs.resolve(),
         threads=spec.workers.threads,

@@ -18,8 +18,6 @@ from typing import Protocol
 
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 
-PROGRAM = (sys.executable, "-m", "moe_search")
-"""What every worker's command begins with."""
 MAX_RESTARTS = 3
 """Of one worker in a row; more deaths than that are no accident."""
 LONG_LIFE_SECONDS = 600.0
@@ -48,7 +46,7 @@ class Crew:
     name: str
     """Of the campaign."""
     arguments: Sequence[str]
-    """What follows ``python -m moe_search``."""
+    """What follows ``python``: ``-m moe_search worker ...``."""
     folder: Path
     """Of the campaign; launchers that outlive this process keep there what they have started."""
     logs: Path
@@ -156,12 +154,12 @@ def spawn(
     """Start a worker process that stops when this one is gone.
 
     Args:
-        arguments: what follows ``python -m moe_search``.
+        arguments: what follows ``python``.
         log: file that is appended to; None: it says what it says where this process does.
         environment: variables, on top of those of this process.
         own_session: Ctrl-C at the terminal does not reach it, so that whoever started it can stop it in order.
     """
-    command = [*PROGRAM, *arguments, "--parent", str(os.getpid())]
+    command = [sys.executable, *arguments, "--parent", str(os.getpid())]
     everything = {**os.environ, **environment}
     if log is None:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments

@@ -1,12 +1,10 @@
 """A stand-in for ``python -m moe_search worker``, so that launchers are tested without training."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from moe_search.search import launching
 from moe_search.search.launching import Crew
 
 WORKER = '''\
@@ -43,12 +41,16 @@ def do(tmp_path: Path) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
+def crew(tmp_path: Path) -> Crew:
     """Workers that do what ``do`` says; a process of its own may start them too."""
     program = tmp_path / "worker.py"
     program.write_text(WORKER)
-    monkeypatch.setattr(launching, "PROGRAM", (sys.executable, str(program)))
     (tmp_path / "logs").mkdir()
     return Crew(
-        name="tiny", arguments=(str(tmp_path),), folder=tmp_path, logs=tmp_path / "logs", threads=1, grace_seconds=5.0
+        name="tiny",
+        arguments=(str(program), str(tmp_path)),
+        folder=tmp_path,
+        logs=tmp_path / "logs",
+        threads=1,
+        grace_seconds=5.0,
     )
