@@ -31,6 +31,8 @@ def recommendation_panel(recommendation: Recommendation, predictor: str, unit: s
     parts: list[RenderableType] = [facts]
     if len(recommendation.near_optimal) > 1:
         parts += [Text(), _near_optimal(recommendation, unit)]
+    if recommendation.cheaper:
+        parts += [Text(), _cheaper(recommendation, unit)]
     parts += [Text(f"! {warning}", style="yellow") for warning in recommendation.warnings]
     total, active = numbers.count(best.realised.n_total), numbers.count(best.realised.n_active)
     title = f"Recommended: {total} parameters, {active} active"
@@ -121,6 +123,27 @@ def _near_optimal(recommendation: Recommendation, unit: str) -> Table:
         rows[row[: len(headings)]] = None  # candidates that differ by less than can be read count as one
     for row in list(rows)[:SHOWN]:
         table.add_row(*row)
+    return table
+
+
+def _cheaper(recommendation: Recommendation, unit: str) -> Table:
+    """Return what less memory, or less compute a token, would cost at the same training budget."""
+    table = Table(box=box.SIMPLE_HEAD, title="Cheaper to serve", title_justify="left", title_style="bold")
+    for heading in ("total", "active", "G", "experts", "tokens", "memory", "FLOPs/token", f"more {_short(unit)}"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = recommendation.best
+    for choice in recommendation.cheaper[:SHOWN]:
+        lost = f"{choice.difference:.3f} ({choice.difference_low95:.3f} to {choice.difference_high95:.3f})"
+        table.add_row(
+            numbers.count(choice.realised.n_total),
+            numbers.count(choice.realised.n_active),
+            f"{choice.realised.granularity:.2g}",
+            active_share(choice),
+            numbers.count(choice.tokens),
+            f"{choice.inference_gb / best.inference_gb:.0%}",
+            f"{choice.inference_flops / best.inference_flops:.0%}",
+            lost,
+        )
     return table
 
 

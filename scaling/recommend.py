@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moe_search.scaling.fitted import Observed
+from moe_search.scaling.frontier import frontier
 from moe_search.scaling.predictor import Predictor
 from moe_search.scaling.recommendation import MOST_CHOICES, Choice, Recommendation, Target
 from moe_search.spaces.accounting import count, flops_per_token, memory_bytes
@@ -34,6 +35,10 @@ WIDE = 0.1
 AT_THE_LIMIT = 0.95
 """Of ``max_tokens``, from which it binds: sizes are whole numbers, and the budget is spent on one of them."""
 GIGABYTE = 1e9
+SAVING = 0.2
+"""Of memory or of FLOPs at inference, for which a choice with a larger loss is listed."""
+MOST_LOST = 0.2
+"""Relative loss beyond the best's up to which cheaper choices are listed."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class _Point:
     candidate: int
     resolved: Resolved
     inference_gb: float
+    inference_flops: float
+    """Forward FLOPs a token."""
     violated: tuple[str, ...]
     loss: float = math.nan
 
@@ -89,7 +96,8 @@ class _Search:
             violated.append("memory_gb")
         if target.max_total is not None and resolved.realised.n_total > target.max_total:
             violated.append("max_total")
-        return _Point(candidate, resolved.model_copy(update={"scale": scale}), inference, tuple(violated))
+        resolved = resolved.model_copy(update={"scale": scale})
+        return _Point(candidate, resolved, inference, flops.forward, tuple(violated))
 
 
 def inference_gigabytes(architecture: Architecture, cache_tokens: int) -> float:
@@ -140,7 +148,7 @@ def recommend(
     if not best_of:
         raise _nothing_fits(search)
     best_points = sorted(best_of.values(), key=lambda point: point.loss)
-    choices = _choices(best_points, predictor)
+    choices = _choices(best_points, [], predictor)
     unconstrained = min(_best_of_each(search, feasible=False).values(), key=lambda point: point.loss)
     best = choices[0]
     binding = unconstrained.violated
@@ -148,11 +156,13 @@ def recommend(
         binding = (*binding, "max_tokens")
     near = [choice for choice in choices if choice.overlap_95]
     extrapolation = _extrapolation(best, observed)
+    cheaper = _cheaper(best_points[0], search)
     return Recommendation(
         target=target,
         best=best,
         near_optimal=tuple(near[:MOST_CHOICES]),
         near_optimal_total=len(near),
+        cheaper=tuple(_choices(best_points, cheaper, predictor)[len(choices) :]),
         candidates=len(choices),
         infeasible=len(search.candidates) - len(choices),
         constraint=_constraint(target, best, binding, unconstrained),
@@ -207,13 +217,26 @@ def _best_of_each(search: _Search, *, feasible: bool) -> dict[int, _Point]:
     return best
 
 
-def _choices(points: Sequence[_Point], predictor: Predictor) -> list[Choice]:
-    """Every candidate at its best size, the first being the best, compared with it in joint draws."""
-    prediction = predictor.predict([point.resolved for point in points])
+def _cheaper(best: _Point, search: _Search) -> list[_Point]:
+    """Return the front of loss and costs of inference, without the best itself."""
+    feasible = [point for point in search.points.values() if not point.violated]
+    worth = [p for p in feasible if best.loss <= p.loss <= (1 + MOST_LOST) * best.loss and p is not best]
+    points = [best, *worth]
+    losses = [point.loss for point in points]
+    costs = [(point.inference_gb, point.inference_flops) for point in points]
+    return [points[index] for index in frontier(losses, costs, saving=SAVING)][1 : MOST_CHOICES + 1]
+
+
+def _choices(points: Sequence[_Point], others: Sequence[_Point], predictor: Predictor) -> list[Choice]:
+    """Every candidate at its best size, best first, and other sizes, compared with the best one in joint draws."""
+    both = [*points, *others]
+    prediction = predictor.predict([point.resolved for point in both])
     low95, high95 = prediction.interval(0.95)
     difference = prediction.draws - prediction.draws[0]
-    paired = np.quantile(difference, [0.025, 0.1], axis=1)
-    wins = np.bincount(prediction.draws.argmin(axis=0), minlength=len(points)) / prediction.draws.shape[1]
+    paired = np.quantile(difference, [0.025, 0.1, 0.975], axis=1)
+    wins = np.bincount(prediction.draws[: len(points)].argmin(axis=0), minlength=len(points)) / difference.shape[1]
+    beats_all = (prediction.draws[len(points) :] < prediction.draws[: len(points)].min(axis=0)).mean(axis=1)
+    probabilities = [*wins, *beats_all]
     return [
         Choice(
             design=point.resolved.design,
@@ -224,14 +247,17 @@ def _choices(points: Sequence[_Point], predictor: Predictor) -> list[Choice]:
             loss=float(prediction.mean[i]),
             low95=float(low95[i]),
             high95=float(high95[i]),
-            probability_best=float(wins[i]),
+            probability_best=float(probabilities[i]),
             difference=float(prediction.mean[i] - prediction.mean[0]),
+            difference_low95=float(paired[0, i]),
+            difference_high95=float(paired[2, i]),
             overlap_80=bool(paired[1, i] <= 0),
             overlap_95=bool(paired[0, i] <= 0),
             inference_gb=point.inference_gb,
+            inference_flops=point.inference_flops,
             training_gb=training_gigabytes(point.resolved.architecture),
         )
-        for i, point in enumerate(points)
+        for i, point in enumerate(both)
     ]
 
 

@@ -29,7 +29,7 @@ class Target(Frozen):
 
 
 class Choice(Frozen):
-    """One candidate at its best size."""
+    """One candidate at one size, its best unless said otherwise."""
 
     design: Design
     architecture: Architecture
@@ -41,13 +41,18 @@ class Choice(Frozen):
     low95: float
     high95: float
     probability_best: float
-    """Share of the joint draws in which no other candidate is better."""
+    """Share of the joint draws in which no other candidate at its best size is better."""
     difference: float
     """Predicted loss minus that of the best choice."""
+    difference_low95: float
+    difference_high95: float
+    """95 % interval of the difference, in joint draws: what both share cancels."""
     overlap_80: bool
     """Whether the 80 % interval of the paired difference to the best holds zero."""
     overlap_95: bool
     inference_gb: float
+    inference_flops: float
+    """Forward FLOPs a token."""
     training_gb: float
     """Weights, gradients, optimiser and the activations of one sequence, on one device without sharding."""
 
@@ -61,6 +66,9 @@ class Recommendation(Frozen):
     """Candidates whose 95 % interval of the difference to the best holds zero, best first; the best is one of them."""
     near_optimal_total: int
     """How many there are; the list holds at most ``MOST_CHOICES``."""
+    cheaper: tuple[Choice, ...]
+    """What less memory or less compute at inference would cost: the front of loss, ``inference_gb`` and
+    ``inference_flops`` beyond the best choice, least loss first, thinned, at any of the sizes that were tried."""
     candidates: int
     infeasible: int
     """Candidates that fit no size, and do not count among ``candidates``."""

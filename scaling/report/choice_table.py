@@ -1,4 +1,4 @@
-"""The table of near-optimal choices: what they are, how probable, how they differ from the best."""
+"""The tables of choices: those as good as the best, and those that cost less to serve."""
 
 from collections.abc import Sequence
 
@@ -50,3 +50,39 @@ def near_optimal(choices: Sequence[Choice]) -> Table:
         ]
         rows.append(Row(cells, "" if place else "chosen"))
     return Table(_HEAD, rows)
+
+
+_CHEAPER_HEAD = (
+    Column("active", "of total", numeric=True),
+    Column("tokens", numeric=True),
+    Column("shape", "layers × width"),
+    Column("experts", "a layer"),
+    Column("G", numeric=True),
+    Column("memory to serve", "of the best's", numeric=True),
+    Column("FLOPs a token", "of the best's", numeric=True),
+    Column("more loss", "95 % interval", numeric=True),
+)
+
+
+def cheaper(best: Choice, choices: Sequence[Choice]) -> Table:
+    """One row a choice, the least loss first, its costs beside those of ``best``."""
+    rows = []
+    for choice in choices:
+        whole, realised, moe = choice.architecture, choice.realised, choice.architecture.moe_layers
+        memory, flops = choice.inference_gb / best.inference_gb, choice.inference_flops / best.inference_flops
+        cells = [
+            Cell(quantity(realised.n_active), numeric=True, small=f"of {quantity(realised.n_total)}"),
+            figure_cell(quantity(choice.tokens)),
+            Cell(f"{whole.n_layers}{NO_BREAK}×{NO_BREAK}{whole.d_model}"),
+            Cell(number(realised.n_experts), small=f"top {moe[0].top_k}") if moe else Cell("dense"),
+            figure_cell(number(realised.granularity, 2)),
+            figure_cell(percent(memory), share=min(memory, 1.0)),
+            figure_cell(percent(flops), share=min(flops, 1.0)),
+            Cell(
+                signed(choice.difference),
+                numeric=True,
+                small=f"{signed(choice.difference_low95)} to {signed(choice.difference_high95)}",
+            ),
+        ]
+        rows.append(Row(cells, ""))
+    return Table(_CHEAPER_HEAD, rows)

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from moe_search.scaling.report import decision, law_tables, numbers, tables
 from moe_search.scaling.report.approaches_table import approaches_table, groups_used
-from moe_search.scaling.report.choice_table import near_optimal
+from moe_search.scaling.report.choice_table import cheaper, near_optimal
 from moe_search.scaling.report.contents import ReportInput
 from moe_search.scaling.report.figures import figures
 from moe_search.scaling.report.held_out_table import held_out_table, stack_sentence
@@ -75,6 +75,7 @@ def render_report(data: ReportInput) -> str:
             sections=list(chapters.values()),
             controls=decision.controls(seen),
             near=near_optimal(recommendation.near_optimal) if recommendation else None,
+            cheaper=cheaper(recommendation.best, recommendation.cheaper) if recommendation else None,
             held_out=held_out_table(data),
             stacked=stack_sentence(data),
             checklists=law_tables.checklists(data),

@@ -12,7 +12,7 @@ from moe_search.scaling.prediction import Prediction
 from moe_search.scaling.predictor import LawPredictor, design_frame
 from moe_search.scaling.recommend import inference_gigabytes, recommend
 from moe_search.scaling.recommendation import Recommendation, Target
-from moe_search.spaces.accounting import train_flops
+from moe_search.spaces.accounting import flops_per_token, train_flops
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.mixture import Mixture
@@ -223,3 +223,29 @@ def test_law_predictor_shares_a_designs_residual_over_scales_and_is_repeatable(p
     residual = np.log(draws / noise_free)
     np.testing.assert_allclose(residual[0], residual[1], atol=1e-12)
     assert np.abs(residual[0] - residual[2]).max() > 0
+
+
+def test_cheaper_choices_are_the_front_beyond_the_best_and_keep_to_the_limits() -> None:
+    target = Target(train_flops=1e17, cache_tokens=512)
+    result = recommend(target, [SPARSE, DENSER, DENSE], RULES, KnownLaw(noise=0.01), observed=NOTHING)
+    listed = [result.best, *result.cheaper]
+    assert len(listed) > 3
+    for place, choice in enumerate(listed[1:], start=1):
+        assert choice.train_flops == pytest.approx(1e17, rel=1e-6)
+        assert choice.inference_gb == inference_gigabytes(choice.architecture, 512)
+        assert choice.inference_flops == flops_per_token(choice.architecture).forward
+        assert choice.difference_low95 <= choice.difference <= choice.difference_high95
+        for better in listed[:place]:
+            assert better.loss <= choice.loss
+            saved = (
+                choice.inference_gb / better.inference_gb,
+                choice.inference_flops / better.inference_flops,
+            )
+            assert min(saved) <= 0.8
+    limit = 0.5 * result.best.inference_gb
+    tight = recommend(
+        target.replace(memory_gb=limit), [SPARSE, DENSER, DENSE], RULES, KnownLaw(noise=0.01), observed=NOTHING
+    )
+    assert tight.cheaper
+    assert all(choice.inference_gb <= limit for choice in tight.cheaper)
+    assert sum(choice.probability_best for choice in result.near_optimal) <= 1 + 1e-9
