@@ -16,7 +16,7 @@ from moe_search.experiments.reporting import report_input, table_report_input
 from moe_search.experiments.searching import search_summary
 from moe_search.experiments.spec.loading import SPEC_FILE, load_spec
 from moe_search.experiments.tables import read_table
-from moe_search.experiments.wording import UNITS
+from moe_search.experiments.wording import UNITS, unit_of
 from moe_search.experiments.workspace import Workspace
 from moe_search.scaling.fitted import Fit
 from moe_search.scaling.laws import law_names
@@ -58,7 +58,7 @@ def advise(
         if "train_flops" not in limits:
             raise InvalidInputError("a fit has no target of its own", where="--train-flops", fix="--train-flops 1e22")
         recommendation = recommend_from_fit(fitted, _target(limits))
-        return recommendation, f"the law {fitted.law.name}", UNITS[fitted.objective_column]
+        return recommendation, f"the law {fitted.law.name}", unit_of(fitted.objective_column)
     spec = load_spec(source)
     ledger = open_ledger(spec, Workspace(spec))
     rows = ledger.rows()

@@ -66,7 +66,12 @@ def choose_predictor(problem: Problem, rows: Sequence[Row], law: Fit | None) -> 
 
 
 def recommend_from_fit(
-    fit: Fit, target: Target, *, rules: ShapeRules = FULL_SCALE, log: Callable[[str], None] | None = None
+    fit: Fit,
+    target: Target,
+    *,
+    rules: ShapeRules = FULL_SCALE,
+    spread: int = SPREAD,
+    log: Callable[[str], None] | None = None,
 ) -> Recommendation:
     """Recommend by a fitted law alone, among designs within the ranges that it has seen.
 
@@ -74,12 +79,15 @@ def recommend_from_fit(
         fit: the law.
         target: what the model must keep to.
         rules: how integers are chosen.
+        spread: designs with experts to choose from.
         log: told about progress.
     """
-    return recommend(target, _designs_within(fit.observed), rules, LawPredictor(fit), observed=fit.observed, log=log)
+    return recommend(
+        target, _designs_within(fit.observed, spread), rules, LawPredictor(fit), observed=fit.observed, log=log
+    )
 
 
-def _designs_within(observed: Observed) -> list[Design]:
+def _designs_within(observed: Observed, spread: int) -> list[Design]:
     dense = Design(ffn="dense", mixture=Mixture(()))
     if not {"granularity", "activation_ratio"} <= set(observed.ranges):
         return [dense]
@@ -89,4 +97,4 @@ def _designs_within(observed: Observed) -> list[Design]:
         high = min(high, 1.0) if name == "activation_ratio" else high
         knobs[name] = Range(low=low, high=high, log=True) if low < high else low
     space = SearchSpace(**knobs, mixture=Mixture(()))
-    return [*space.sample(SPREAD, seed=0), dense]
+    return [*space.sample(spread, seed=0), dense]

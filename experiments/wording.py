@@ -12,6 +12,14 @@ UNITS = {"bpb": "bits per byte", "loss": "nats per token"}
 """Of the loss columns of a runs table."""
 
 
+def unit_of(column: str) -> str:
+    """Return the unit of a loss column, ``bits per byte (bpb/code)`` where it is not the usual one."""
+    usual = UNITS.get(column.partition("/")[0])
+    if usual is None:
+        return f"units of {column}"
+    return usual if column in UNITS else f"{usual} ({column})"
+
+
 def schedule_name(schedule: CapacitySchedule) -> str:
     """Return the name of a schedule, or its coefficients where it has none."""
     for name, known in NAMED_SCHEDULES.items():

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from moe_search import __version__
+from moe_search.experiments.cli.audit import audit
 from moe_search.experiments.cli.bench import bench
 from moe_search.experiments.cli.corpus import corpus
 from moe_search.experiments.cli.count import count
@@ -53,7 +54,7 @@ def moe_search(
 
 _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "A campaign, from one YAML file": (init, corpus, plan, run, worker, status, recommend, report, ui),
-    "Useful alone": (count, train, import_, fit, replay, export, doctor, bench),
+    "Useful alone": (count, train, import_, fit, audit, replay, export, doctor, bench),
 }
 for _panel, _verbs in _PANELS.items():
     for _verb in _verbs:

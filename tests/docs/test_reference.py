@@ -146,6 +146,7 @@ def test_the_names_in_json_are_documented(
         ),
         "replay": set(replayed),
         "recommend": set(printed("recommend", "fit.json", "--train-flops", "1e21")),
+        "audit": set(printed("audit", "fit.json", "--model", "DBRX")[0]),
     }
     documented = rows(docs / "reference" / "cli.md")
     assert {verb: set(re.findall(r"`(\w+)`", documented[verb][1])) for verb in known} == known

@@ -94,3 +94,20 @@ def test_a_fit_cannot_be_weighed_anew(rows: list[Row], tmp_path: Path) -> None:
     path.write_text(fit(get_law("chinchilla"), frame, resamples=0, starts=4).to_file_text())
     with pytest.raises(InvalidInputError, match="--weight: a fit has one loss"):
         advise(path, {"train_flops": 1e20}, weights=Mixture.normalised({"code": 1.0}), log=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [
+        ("bpb", "bits per byte"),
+        ("loss/code", "nats per token (loss/code)"),
+        ("validation", "units of validation"),
+    ],
+)
+def test_a_recommendation_of_any_objective_names_its_unit(
+    rows: list[Row], tmp_path: Path, column: str, unit: str
+) -> None:
+    frame = runs_to_frame([run for row in rows for run in row.runs]).with_columns(validation="bpb")
+    path = tmp_path / "fit.json"
+    path.write_text(fit(get_law("chinchilla"), frame, objective=column, resamples=20, starts=4).to_file_text())
+    assert advise(path, {"train_flops": 1e16}, log=lambda _: None)[2] == unit
