@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from moe_search.experiments.cli.exits import ExitCode
 from moe_search.experiments.projecting import tracking_uri
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.environment import looked_up
 from moe_search.experiments.tracking import VIEW, find_experiment
 from moe_search.experiments.workspace import Workspace
 from moe_search.search.redacting import redacted
@@ -48,7 +49,7 @@ def runs_page(spec: Spec, workspace: Workspace, *, server: str) -> str:
 
 def server_address(spec: Spec) -> str | None:
     """Return the address of the MLflow server that the campaign is written to, without secrets; None: there is none."""
-    uri = urlsplit(spec.tracking.uri or "")
+    uri = urlsplit(looked_up(spec.tracking.uri or "", where="tracking.uri"))
     if uri.scheme not in {"http", "https"}:
         return None
     return urlunsplit((uri.scheme, uri.netloc.rpartition("@")[2], uri.path.rstrip("/"), "", ""))

@@ -13,6 +13,7 @@ from moe_search.scaling.expressions import evaluate
 from moe_search.scaling.fit import objective_column
 from moe_search.scaling.runs import PER_DOMAIN, SCHEMA, map_runs, write_runs
 from moe_search.scaling.table_checks import loss_mapping, table_warnings, without_repeats
+from moe_search.search.redacting import redacted
 from moe_search.spaces.errors import InvalidInputError
 
 STEPS = ("step", "_step", "Step")
@@ -91,7 +92,7 @@ def import_runs(
             f"a runs table is Parquet, not {output.name!r}", where="-o", fix=f"{output.stem}.parquet"
         )
     raw = importer.read(source)
-    place = ", ".join(source.places)
+    place = ", ".join(map(redacted, source.places))
     table = map_runs(raw.frame, source=place, mapping=mapping, where=where)
     frame, dropped = table.frame, {}
     if frame.height < raw.frame.height:

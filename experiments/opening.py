@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from moe_search.experiments.pricing import own_price
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.environment import looked_up
 from moe_search.experiments.workspace import Workspace, deciding
 from moe_search.proxies.corpus import Corpus, default_cache, prepare_corpus
 from moe_search.proxies.training.provenance import code_version
@@ -119,7 +120,7 @@ def open_ledger(spec: Spec, workspace: Workspace, problem: Problem | None = None
     Raises:
         InvalidInputError: the table belongs to another specification, or there is none.
     """
-    storage = spec.storage if spec.storage is not None else workspace.journal
+    storage = workspace.journal if spec.storage is None else looked_up(spec.storage, where="storage")
     if problem is None and spec.storage is None and not workspace.journal.exists():
         raise InvalidInputError(
             f"the campaign {spec.name!r} has not been started in {workspace.folder}",

@@ -1,6 +1,9 @@
 """Polars SQL expressions of a table's own columns: ``--map``, ``--where``, ``--holdout`` and ``--cluster``.
 
 Integer columns take part as float64: ``6 * n_total * tokens`` overflows 64-bit integers at 1e9 parameters.
+
+An expression reads the table's columns and nothing else. Polars would open files and addresses that a subquery names
+(``x IN (SELECT y FROM read_csv('...'))``), while it parses it; so there are no subqueries.
 """
 
 import difflib
@@ -17,7 +20,35 @@ SHORTEST_PART = 3
 """Letters of a name that say something when found within another."""
 IDENTIFIER = re.compile(r"[^\W\d]\w*")
 QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
+LONGEST_EXPRESSION = 8000
+"""Characters; Polars' parser recurses, and one that is nested tens of thousands deep ends the process."""
+SUBQUERY = re.compile(r"\bselect\b|\(\s*from\b|\b(?:union|except|intersect)\b.*\bfrom\b|/\*", re.IGNORECASE)
+"""How a query within an expression begins, or can be hidden; within quotes too, which could be forged."""
 GROUPED_NUMBER = re.compile(r"(?<![\w.])\d+(?:_\d+)+")
+
+
+def _checked(expression: str, where: str) -> str:
+    """Return the expression on one line, where no comment can hide what follows it.
+
+    Raises:
+        InvalidInputError: it is a query, or too long to be parsed.
+    """
+    if len(expression) > LONGEST_EXPRESSION:
+        raise InvalidInputError(
+            f"the expression has {len(expression)} characters",
+            where=where,
+            allowed=f"up to {LONGEST_EXPRESSION}",
+            fix="map a part of it to a column first",
+        )
+    line = " ".join(expression.splitlines())
+    if found := SUBQUERY.search(line):
+        raise InvalidInputError(
+            f"{found[0]!r} begins a query, and an expression reads nothing but the table's columns",
+            where=where,
+            allowed="a Polars SQL expression without SELECT, FROM and comments",
+            fix="rename the column or value if that is its name",
+        )
+    return line
 
 
 def _without_grouping(expression: str) -> str:
@@ -36,10 +67,11 @@ def evaluate(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
         where: where the user wrote it, for the error (``"--map tokens"``).
 
     Raises:
-        InvalidInputError: it does not parse, names a column that is not there, or cannot be computed.
+        InvalidInputError: it does not parse, is a query, names a column that is not there, or cannot be computed.
     """
+    checked = _checked(expression, where)
     try:
-        parsed = pl.sql_expr(_without_grouping(expression)).alias("value")
+        parsed = pl.sql_expr(_without_grouping(checked)).alias("value")
         column = frame.with_columns(cs.integer().cast(pl.Float64)).select(parsed)
     except pl.exceptions.ColumnNotFoundError as error:
         name = _named_column(str(error))

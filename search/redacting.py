@@ -1,21 +1,54 @@
-"""URLs without what must not be read by others: passwords, and whatever else is a secret in them."""
+"""Text without what must not be read by others: the passwords, tokens and keys in its URLs.
+
+What is said, logged, stored beside results or sent to a server goes through :func:`redacted` first.
+"""
 
 import re
 
 HIDDEN = "***"
-_USER = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>.*)@", re.DOTALL)  # a password may hold / ? # @
-_QUERY = re.compile(r"(?<=[?&;])([^=&;#]*(?:pass|pwd|secret|token|key|credential)[^=&;#]*)=[^&;#]*", re.IGNORECASE)
+REFERENCE = re.compile(r"\$\{(\w+)\}")
+"""A variable of the environment, ``${NAME}``: it names a secret and is none."""
+_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)"
+_URL = re.compile(rf"{_SCHEME}://(?P<user>.*)@(?P<rest>[^\s@]*)", re.DOTALL)  # a password may hold / ? # @ and spaces
+_IN_TEXT = re.compile(rf"{_SCHEME}://(?P<user>[^\s\"'<>]*)@")
+_QUERY = re.compile(
+    r"(?<=[?&;])(?P<name>[^=&;#\s]*(?:pass|pwd|secret|token|key|credential)[^=&;#\s]*)=(?P<value>[^&;#\s\"'<>]*)",
+    re.IGNORECASE,
+)
+_SETTING = re.compile(r"\b(?P<name>(?:ssl)?password|passwd|pwd)=(?P<value>[^&;#\s\"'<>]+)", re.IGNORECASE)  # of libpq
 
 
-def redacted(url: str) -> str:
-    """Return a URL, or a path, in which secrets are replaced by ``***``.
+def redacted(text: str) -> str:
+    """Return a URL, or a text with URLs in it, in which secrets are replaced by ``***``.
 
     The name of a database's user is kept; before the host of a web server there may be a token alone, so nothing is.
+    References to the environment (``${NAME}``) stay.
     """
-    found = _USER.match(url)
+    found = _URL.fullmatch(text)
     if found:
-        name, colon, _ = found["user"].partition(":")
-        is_web = found["scheme"].lower().startswith("http")
-        user = HIDDEN if is_web else f"{name}{colon and f':{HIDDEN}'}"
-        url = f"{found['scheme']}://{user}@{url[found.end() :]}"
-    return _QUERY.sub(rf"\1={HIDDEN}", url)
+        text = f"{_user(found)}{found['rest']}"
+    return _SETTING.sub(_value, _QUERY.sub(_value, _IN_TEXT.sub(_user, text)))
+
+
+def has_secret(url: str) -> bool:
+    """Say whether a password, token or key is written out in a URL."""
+    return redacted(url) != url
+
+
+def _user(found: re.Match[str]) -> str:
+    scheme, user = found["scheme"], found["user"]
+    name, colon, password = user.partition(":")
+    if scheme.lower().startswith("http"):
+        is_open = all(not part or REFERENCE.fullmatch(part) for part in (name, password)) or user == HIDDEN
+        user = user if is_open else HIDDEN
+    else:
+        user = f"{name}{colon}{_hidden(password)}"
+    return f"{scheme}://{user}@"
+
+
+def _value(found: re.Match[str]) -> str:
+    return f"{found['name']}={_hidden(found['value'])}"
+
+
+def _hidden(secret: str) -> str:
+    return HIDDEN if secret and not REFERENCE.fullmatch(secret) else secret

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from moe_search.experiments.importers.source import Raw, Source, status_column, table_of
+from moe_search.search.redacting import redacted
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 
 A_PAGE = 1000
@@ -56,9 +57,11 @@ def read(source: Source) -> Raw:
         rows = [_row(run, name) for name, key in wanted.items() for run in _runs(client, key)]
     except (MlflowException, SQLAlchemyError) as error:
         reason = getattr(error, "orig", None) or getattr(error, "message", None) or error
-        raise ResourceError(f"MLflow at {uri} cannot be read: {str(reason).splitlines()[0]}") from error
+        raise ResourceError(redacted(f"MLflow at {uri} cannot be read: {str(reason).splitlines()[0]}")) from error
     if not rows:
-        raise InvalidInputError(f"MLflow at {uri} has no runs", allowed=f"experiments: {', '.join(sorted(there))}")
+        raise InvalidInputError(
+            f"MLflow at {redacted(uri)} has no runs", allowed=f"experiments: {', '.join(sorted(there))}"
+        )
     raw = table_of(rows)
     return Raw(raw.frame.with_columns(status_column(raw.frame["state"])), raw.notes)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, PositiveInt, ValidationInfo, create_model, field_validator, model_validator
 
+from moe_search.experiments.spec.environment import refuse_secret
 from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.proxies.corpus.config import CorpusConfig
 from moe_search.proxies.training.recipe import TrainingRecipe
@@ -88,7 +89,13 @@ class Tracking(Frozen):
 
     enabled: bool = True
     uri: str | None = None
-    """None: a SQLite file in the campaign's folder."""
+    """None: a SQLite file in the campaign's folder. ``${NAME}`` stands for a variable of the environment."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        refuse_secret(uri or "", example="MLFLOW_PASSWORD")
+        return uri
 
 
 class Spec(Frozen):
@@ -108,7 +115,8 @@ class Spec(Frozen):
     search: Policy = Policy()
     workers: Workers = Workers()
     storage: str | None = None
-    """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder."""
+    """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder. ``${NAME}``
+    stands for a variable of the environment."""
     objective: Objective = Objective()
     target: Target
     target_shape: ShapeRules | None = None
@@ -140,9 +148,10 @@ class Spec(Frozen):
         if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
             raise InvalidInputError(
                 f"{scheme} is no storage for a campaign",
-                allowed="a path, sqlite:///FILE, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
+                allowed="a path, sqlite:///FILE, or postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE",
                 fix="leave storage out: a journal file in the folder",
             )
+        refuse_secret(storage or "", example="MOE_SEARCH_DB_PASSWORD")
         return storage
 
     @field_validator("laws")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from moe_search.experiments.opening import planned_problem
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.environment import looked_up
 from moe_search.experiments.workspace import check_writable
 from moe_search.proxies.corpus.local_files import expand
 from moe_search.proxies.training.recipe import batch_tokens
@@ -21,6 +22,8 @@ def check_possible(spec: Spec) -> None:
         InvalidInputError: with the field and the nearest fix.
     """
     check_writable(spec.folder)
+    for where, url in (("storage", spec.storage), ("tracking.uri", spec.tracking.uri)):
+        looked_up(url or "", where=where)
     check_text(spec)
     check_shapes(spec)
     require_one_proxy(planned_problem(spec), list(_typical(spec)))
