@@ -12,6 +12,7 @@ import polars as pl
 from moe_search.experiments.mirroring import PARTING_SECONDS, Mirror
 from moe_search.experiments.overview import overview
 from moe_search.experiments.spec.campaign import Spec
+from moe_search.experiments.spec.environment import looked_up
 from moe_search.experiments.tracked import Picture, TrackedTrial
 from moe_search.experiments.wording import design_words, scale_words, schedule_name
 from moe_search.experiments.workspace import Workspace
@@ -124,15 +125,19 @@ class Projection:
             },
         )
         text = self._workspace.spec_file.read_text(encoding="utf-8")
-        for url in (spec.storage, spec.tracking.uri):
-            text = text.replace(url, redacted(url)) if url else text
-        tracker.attach_texts({self._workspace.spec_file.name: text})
+        tracker.attach_texts({self._workspace.spec_file.name: redacted(text)})
         return tracker
 
 
 def tracking_uri(spec: Spec, workspace: Workspace) -> str:
-    """Return where MLflow keeps a campaign."""
-    return spec.tracking.uri or f"sqlite:///{workspace.mlflow_database.resolve()}"
+    """Return where MLflow keeps a campaign, secrets and all.
+
+    Raises:
+        InvalidInputError: a variable that the file names is not set.
+    """
+    if spec.tracking.uri:
+        return looked_up(spec.tracking.uri, where="tracking.uri")
+    return f"sqlite:///{workspace.mlflow_database.resolve()}"
 
 
 def runs_frame(rows: Sequence[Row]) -> pl.DataFrame:
