@@ -112,7 +112,15 @@ class Workspace:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, and the folder that it goes to.
+
+    Raises:
+        InvalidInputError: there is a folder of that name, or its own folder cannot be written.
+    """
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder, not a file", fix=str(path / "name-of-a-file"))
+    check_writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

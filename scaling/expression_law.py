@@ -33,6 +33,9 @@ from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
 
 LONGEST_EQUATION = 2000
+DEEPEST_EQUATION = 150
+"""Operations within operations; an addend more is one."""
+LARGEST_NUMBER = 1e300
 LARGEST = 1e18
 """Bound of a positive parameter, and its inverse; others lie between -1000 and 1000 unless the file says."""
 
@@ -235,10 +238,18 @@ def _parse(equation: str, where: str) -> ast.expr:
     try:
         tree = ast.parse(equation.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InvalidInputError(f"{equation!r} is not an expression", where=where, allowed=ALLOWED) from error
+        raise InvalidInputError(
+            f"{_shortened(repr(equation))} is not an expression", where=where, allowed=ALLOWED
+        ) from error
+    if _is_deeper(tree, DEEPEST_EQUATION):
+        raise InvalidInputError(
+            "the equation is nested too deeply", where=where, allowed=f"{DEEPEST_EQUATION} operations within another"
+        )
     for node in ast.walk(tree):
         match node:
             case ast.Constant(value=bool()) | ast.Constant(value=str()):
+                pass
+            case ast.Constant(value=int() | float() as number) if not abs(number) < LARGEST_NUMBER:
                 pass
             case ast.Constant(value=int() | float()) | ast.Name() | ast.expr_context():
                 continue
@@ -249,17 +260,31 @@ def _parse(equation: str, where: str) -> ast.expr:
             case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]) if name in FUNCTIONS:
                 continue
         part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-        raise InvalidInputError(f"{part} is not allowed in an equation", where=where, allowed=ALLOWED)
+        raise InvalidInputError(f"{_shortened(part)} is not allowed in an equation", where=where, allowed=ALLOWED)
     return tree
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def _is_deeper(tree: ast.AST, most: int) -> bool:
+    level: list[ast.AST] = [tree]
+    for _ in range(most):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return bool(level)
 
 
 def _read(text: str, where: str) -> LawText:
     try:
-        return LawText.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"this is not YAML: {str(error).splitlines()[0]}", where=where) from error
+        plain = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML raises the latter ones for a date that is none, a number of 5000 digits, or what is nested too deeply.
+        raise InvalidInputError(f"this is not YAML: {(str(error) or 'empty').splitlines()[0]}", where=where) from error
+    try:
+        return LawText.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InvalidInputError(
             f"{field}: {first['msg'].lower()}",

@@ -188,11 +188,12 @@ def read_file(path: Path) -> pl.DataFrame:
     try:
         match suffixes:
             case [".parquet"]:
-                frame = pl.read_parquet(path)
+                frame = pl.read_parquet(path, glob=False)
             case [".csv"] | [".tsv"]:
-                frame = pl.read_csv(path, infer_schema_length=None, separator=_separator(path))
+                frame = pl.read_csv(path, infer_schema_length=None, separator=_separator(path), glob=False)
             case [".jsonl"] | [".ndjson"]:
-                frame = pl.read_ndjson(path, infer_schema_length=None)
+                with path.open("rb") as file:  # by name, Polars would take brackets in it for a pattern
+                    frame = pl.read_ndjson(file, infer_schema_length=None)
             case _:
                 raise InvalidInputError(
                     f"{path} is not a table that can be read",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from moe_search.spaces.errors import InvalidInputError
@@ -15,8 +16,24 @@ from moe_search.spaces.errors import InvalidInputError
 Location = tuple[int | str, ...]
 
 
+MOST_VALUES = 100_000
+"""In a file, aliases written out: a few lines of aliases of aliases can stand for more than any memory holds."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers people write: PyYAML reads ``1e21`` as text, and keeps the last of two equal keys."""
+    """YAML with the numbers people write: PyYAML reads ``1e21`` as text, and keeps the last of two equal keys.
+
+    A tag can name plain types only; nothing is imported, called or made an object of.
+    """
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
+        """Return the value of a node; one that is not what its tag or its look says is an error with a line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            value = f"{str(node.value)[:40]!r}"
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"{value} cannot be read as {kind}", node.start_mark) from error
 
 
 _Loader.add_implicit_resolver(
@@ -27,8 +44,46 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """Return the YAML value that ``text`` spells: ``1e21`` a number, ``[a, b]`` a list, ``abc`` a string."""
-    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    """Return the YAML value that ``text`` spells: ``1e21`` a number, ``[a, b]`` a list, ``abc`` a string.
+
+    Raises:
+        yaml.YAMLError: it spells none.
+    """
+    return _load(text)[1]
+
+
+def _load(text: str) -> tuple[Node | None, Any]:
+    """Return the tree of a text and the plain data that it stands for.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or nothing that could be meant.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None, None
+        if _values(root, set(), {}) > MOST_VALUES:
+            raise ConstructorError(None, None, f"aliases stand for more than {MOST_VALUES:,} values", root.start_mark)
+        return root, loader.construct_document(root)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _values(node: Node, above: set[int], known: dict[int, int]) -> int:
+    """Return how many values a node stands for, each time that it is used counted."""
+    if isinstance(node, ScalarNode):
+        return 1
+    if id(node) in above:
+        raise ConstructorError(None, None, "an alias stands within what it stands for", node.start_mark)
+    if id(node) not in known:
+        above.add(id(node))
+        pairs = node.value if isinstance(node, MappingNode) else [(child,) for child in node.value]
+        known[id(node)] = 1 + sum(_values(child, above, known) for pair in pairs for child in pair)
+        above.discard(id(node))
+    return known[id(node)]
 
 
 @dataclass(frozen=True)
@@ -60,19 +115,15 @@ class Document:
     @classmethod
     def parse(cls, text: str, path: Path) -> "Document":
         """Parse YAML text; ``path`` is what errors call it."""
-        loader = _Loader(text)
         try:
-            root = loader.get_single_node()
-            if root is not None:
-                _refuse_repeated_keys(root, path)
-            data = loader.construct_document(root) if root is not None else None
+            root, data = _load(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise InvalidInputError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
         except yaml.YAMLError as error:
-            raise InvalidInputError(f"not valid YAML: {error}", where=str(path)) from None
-        finally:
-            loader.dispose()
+            raise InvalidInputError(f"not valid YAML: {str(error).splitlines()[0]}", where=str(path)) from None
+        if root is not None:
+            _refuse_repeated_keys(root, path)
         if not isinstance(data, dict):
             raise InvalidInputError(
                 "the file has no fields at its top level",
@@ -97,7 +148,8 @@ class Document:
             try:
                 value = parse_value(text)
             except yaml.YAMLError as error:
-                raise InvalidInputError(f"{text!r} is not a YAML value: {error}", where=f"--set {name}") from None
+                problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+                raise InvalidInputError(f"{text!r} is not a YAML value: {problem}", where=f"--set {name}") from None
             target: Any = data
             for depth, key in enumerate(keys[:-1]):
                 target = target.setdefault(key, {})

@@ -21,6 +21,7 @@ VERBS = (
     "status",
     "train",
     "fit",
+    "audit",
     "import",
     "replay",
     "recommend",

@@ -41,7 +41,10 @@ def trial(number: int, **changes: object) -> TrackedTrial:
         end=1_060.0,
         tags={"granularity": "2", "tokens": "200000"},
         params={"top_k": "2", "d_expert": "64"},
-        metrics={"train_loss": [(tokens, 8.0 - tokens / 1e4) for tokens in range(0, 20_000, 1000)], "bpb": [(200, 3.5)]},
+        metrics={
+            "train_loss": [(tokens, 8.0 - tokens / 1e4) for tokens in range(0, 20_000, 1000)],
+            "bpb": [(200, 3.5)],
+        },
         artifacts={"architecture.json": '{"d_model": 64}'},
     )
     return replace(base, **changes)  # type: ignore[arg-type]
