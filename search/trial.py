@@ -46,7 +46,7 @@ class Trial(Proposal):
     """Place in the trial table; equal to Optuna's trial number."""
     horizons: tuple[int, ...]
     """Training tokens of every run that the trial yields, ascending; the last is ``scale.tokens``."""
-    run_key: str
+    run_key: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     """Names the checkpoint folder: the hash of design, scale, seed and context."""
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, PositiveInt, ValidationInfo, create_model, field_validator, model_validator
 
-from moe_search.experiments.spec.environment import refuse_secret
+from moe_search.experiments.spec.environment import check_references
 from moe_search.experiments.spec.full_scale import FULL_SCALE
 from moe_search.proxies.corpus.config import CorpusConfig
 from moe_search.proxies.training.recipe import TrainingRecipe
@@ -89,12 +89,13 @@ class Tracking(Frozen):
 
     enabled: bool = True
     uri: str | None = None
-    """None: a SQLite file in the campaign's folder. ``${NAME}`` stands for a variable of the environment."""
+    """None: a SQLite file in the campaign's folder. ``${MOE_SEARCH_...}`` stands for a variable of the
+    environment."""
 
     @field_validator("uri")
     @classmethod
     def _no_secret(cls, uri: str | None) -> str | None:
-        refuse_secret(uri or "", example="MLFLOW_PASSWORD")
+        check_references(uri or "", example="MOE_SEARCH_MLFLOW_PASSWORD")
         return uri
 
 
@@ -115,8 +116,8 @@ class Spec(Frozen):
     search: Policy = Policy()
     workers: Workers = Workers()
     storage: str | None = None
-    """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder. ``${NAME}``
-    stands for a variable of the environment."""
+    """Optuna storage URL, such as postgresql+psycopg://host/name; None: a journal file in the folder.
+    ``${MOE_SEARCH_...}`` stands for a variable of the environment."""
     objective: Objective = Objective()
     target: Target
     target_shape: ShapeRules | None = None
@@ -148,10 +149,10 @@ class Spec(Frozen):
         if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
             raise InvalidInputError(
                 f"{scheme} is no storage for a campaign",
-                allowed="a path, sqlite:///FILE, or postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE",
+                allowed="a path, sqlite:///FILE, or postgresql+psycopg://USER:${MOE_SEARCH_DB_PASSWORD}@HOST/DATABASE",
                 fix="leave storage out: a journal file in the folder",
             )
-        refuse_secret(storage or "", example="MOE_SEARCH_DB_PASSWORD")
+        check_references(storage or "", example="MOE_SEARCH_DB_PASSWORD")
         return storage
 
     @field_validator("laws")

@@ -1,17 +1,22 @@
 """What can be known to be impossible before anything starts: the folder, the text, the shapes, the budget."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from moe_search.experiments.opening import planned_problem
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.environment import looked_up
 from moe_search.experiments.workspace import check_writable
+from moe_search.kernels.moe_ffn import BACKENDS
 from moe_search.proxies.corpus.local_files import expand
+from moe_search.proxies.model.balancing import BALANCING
+from moe_search.proxies.model.routers import ROUTERS
 from moe_search.proxies.training.recipe import batch_tokens
 from moe_search.proxies.training.schedule import plan_horizons
 from moe_search.search.budget import require_one_proxy
 from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.errors import InvalidInputError
+from moe_search.spaces.knobs import options
 from moe_search.spaces.resolve import resolve
 
 
@@ -24,9 +29,34 @@ def check_possible(spec: Spec) -> None:
     check_writable(spec.folder)
     for where, url in (("storage", spec.storage), ("tracking.uri", spec.tracking.uri)):
         looked_up(url or "", where=where)
+    check_names(spec)
     check_text(spec)
     check_shapes(spec)
     require_one_proxy(planned_problem(spec), list(_typical(spec)))
+
+
+def check_names(spec: Spec) -> None:
+    """Make sure that whatever is chosen by name is there.
+
+    Raises:
+        InvalidInputError: a router, a balancing or a backend is not (the nearest is suggested).
+    """
+    space = spec.space
+    routers = options(space.routing.router if space.router is None else space.router)
+    balancings = options(space.routing.balancing if space.balancing is None else space.balancing)
+    for where, names, known in (
+        ("space.router", routers, ROUTERS.names()),
+        ("space.balancing", balancings, BALANCING.names()),
+        ("training.backend", (spec.training.backend,), ("auto", *BACKENDS)),
+    ):
+        for name in names:
+            if name not in known:
+                raise InvalidInputError(
+                    f"there is no {where.rpartition('.')[2]} {name!r}",
+                    where=where,
+                    allowed=", ".join(known),
+                    fix=get_close_matches(str(name), known, n=1, cutoff=0.0)[0],
+                )
 
 
 def check_text(spec: Spec) -> None:

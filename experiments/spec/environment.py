@@ -1,7 +1,8 @@
 """Secrets of a campaign: named in its file, kept in the environment.
 
-The file may say ``storage: postgresql+psycopg://moe:${MOE_DB_PASSWORD}@host/database``. The reference goes into every
-copy of the file as it stands, and is looked up only where a connection is made.
+The file may say ``storage: postgresql+psycopg://moe:${MOE_SEARCH_DB_PASSWORD}@host/database``. The reference goes into
+every copy of the file as it stands, and is looked up only where a connection is made. Names of other variables are
+refused: a file of somebody else's could send their values to an address of its own.
 """
 
 import os
@@ -11,6 +12,8 @@ from urllib.parse import quote
 from moe_search.search.redacting import HIDDEN, REFERENCE, has_secret, redacted
 from moe_search.spaces.errors import InvalidInputError
 
+PREFIX = "MOE_SEARCH_"
+"""How the variables are called that a file may name."""
 _WHOLE_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>.*@)?(?P<rest>.*)", re.DOTALL)
 
 
@@ -39,16 +42,23 @@ def looked_up(url: str, *, where: str) -> str:
     return f"{parts['scheme']}{user}{REFERENCE.sub(value, parts['rest'])}"
 
 
-def refuse_secret(url: str, *, example: str) -> None:
-    """Make sure that a URL of a campaign's file has no secret in it: the file is copied beside the results.
+def check_references(url: str, *, example: str) -> None:
+    """Make sure that a URL names no variable but ours, and has no secret in it: the file is copied beside the results.
 
     Args:
         url: what the file says.
         example: the name of a variable that would hold the secret.
 
     Raises:
-        InvalidInputError: it has one.
+        InvalidInputError: it does.
     """
+    for name in REFERENCE.findall(url):
+        if not name.startswith(PREFIX):
+            raise InvalidInputError(
+                f"a file cannot ask for the environment variable {name}",
+                allowed=f"variables called {PREFIX}...",
+                fix=f"${{{example}}}",
+            )
     if has_secret(url):
         hidden = redacted(url)
         raise InvalidInputError(

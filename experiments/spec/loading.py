@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.document import Document
 from moe_search.experiments.spec.explaining import explain, relocate
+from moe_search.search.redacting import redacted
 from moe_search.spaces.errors import InvalidInputError
 
 SPEC_FILE = "campaign.yaml"
@@ -90,5 +91,5 @@ def resolved_text(spec: Spec, source: str) -> str:
         source: the command that made it, for the comment on top.
     """
     data = spec.model_dump(mode="json")
-    head = f"# The resolved specification of this campaign: every default written out. Made by: {source}\n"
+    head = f"# The resolved specification of this campaign: every default written out. Made by: {redacted(source)}\n"
     return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
