@@ -76,7 +76,7 @@ def evaluate(frame: pl.DataFrame, expression: str, *, where: str) -> pl.Series:
     except pl.exceptions.ColumnNotFoundError as error:
         name = _named_column(str(error))
         raise missing_column(name, frame.columns, where=where, fix=_quoting(name, expression, frame.columns)) from error
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InvalidInputError(
             f"cannot evaluate {expression!r} ({reason})",

@@ -184,8 +184,8 @@ def usable_runs(frame: pl.DataFrame, column: str, *, bounds: Collection[str] = (
             "are repeated measurements, give each its seed or name in a column"
         )
     reasons = (
-        ("status", ~pl.col("status").is_in(["finished", *bounds]), "did not finish"),
-        ("router", pl.col("router") == "random", "have a random router, which is a control"),
+        ("status", ~pl.col("status").cast(pl.String).is_in(["finished", *bounds]), "did not finish"),
+        ("router", pl.col("router").cast(pl.String) == "random", "have a random router, which is a control"),
         (column, ~pl.col(column).cast(pl.Float64).is_finite(), f"have no {column}"),
     )
     for name, condition, reason in reasons:

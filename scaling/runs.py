@@ -11,7 +11,9 @@ import io
 import os
 import types
 import typing
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -203,9 +205,9 @@ def read_file(path: Path) -> pl.DataFrame:
     except FileNotFoundError as error:
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
         raise InvalidInputError(f"there is no file {path}", allowed=", ".join(there[:20])) from error
-    except OSError as error:
-        raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except pl.exceptions.PolarsError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the latter two: a gzip file that is cut off or damaged
+        raise InvalidInputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason, fix = str(error).strip().splitlines()[0], ""
         if suffixes[0] in {".csv", ".tsv"} and (ragged := _ragged(path, _separator(path))):
             reason, fix = ragged, "quote texts that hold a comma, and remove lines above the names"
@@ -236,10 +238,11 @@ def _ragged(path: Path, separator: str) -> str:
     """Say which line of a CSV has more fields than the first one has names; empty where none has."""
     with _opened(path) as file:
         lines = csv.reader(io.TextIOWrapper(file, errors="replace", newline=""), delimiter=separator)
-        names = len(next(lines))
-        for fields in lines:
-            if len(fields) > names:
-                return f"line {lines.line_num} has {len(fields)} fields, and the first line has {names} names"
+        names = len(next(lines, []))
+        with suppress(csv.Error):  # a zero byte, a field without an end: Polars has said what is wrong
+            for fields in lines:
+                if len(fields) > names:
+                    return f"line {lines.line_num} has {len(fields)} fields, and the first line has {names} names"
     return ""
 
 

@@ -55,10 +55,14 @@ class Design(Frozen):
         return self
 
 
+LARGEST = 10**18
+"""Parameters or tokens: far beyond any plan, and still exact in 64 bits."""
+
+
 class Scale(Frozen):
     """How big: the two fidelities of a proxy and of the target."""
 
-    n_active: PositiveInt
+    n_active: int = Field(gt=0, le=LARGEST)
     """Wanted active parameters without embeddings."""
-    tokens: PositiveInt
+    tokens: int = Field(gt=0, le=LARGEST)
     """Training tokens."""

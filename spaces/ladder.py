@@ -1,10 +1,10 @@
 """The ladder: the sizes and token horizons that proxies are trained at."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from moe_search.spaces.design import Scale
+from moe_search.spaces.design import LARGEST, Scale
 from moe_search.spaces.errors import InvalidInputError
 from moe_search.spaces.frozen import Frozen
 
@@ -12,9 +12,9 @@ from moe_search.spaces.frozen import Frozen
 class Ladder(Frozen):
     """Every size is trained at every token horizon; both ascend."""
 
-    sizes: tuple[PositiveInt, ...] = Field(default=())
+    sizes: tuple[Annotated[int, Field(gt=0, le=LARGEST)], ...] = Field(default=())
     """Wanted active parameters without embeddings."""
-    tokens: tuple[PositiveInt, ...] = Field(default=())
+    tokens: tuple[Annotated[int, Field(gt=0, le=LARGEST)], ...] = Field(default=())
     """Training tokens."""
 
     @field_validator("sizes", "tokens")
