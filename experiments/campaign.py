@@ -22,6 +22,7 @@ from moe_search.experiments.workspace import Workspace
 from moe_search.search.launchers import make_launcher
 from moe_search.search.launching import Crew, Launcher
 from moe_search.search.ledger import Ledger
+from moe_search.search.patience import Patience
 from moe_search.search.trial import Row
 from moe_search.search.worker import next_step
 
@@ -121,7 +122,8 @@ def _search(
     Raises:
         Stopped: the wall-clock limit was reached.
     """
-    rows = ledger.rows()
+    patient = Patience()
+    rows = patient(ledger.rows)
     if _is_over(ledger, rows):
         return
     with progress:
@@ -130,8 +132,8 @@ def _search(
             ended = 0
             while True:
                 alive = launcher.tend()
-                rows = ledger.rows()
-                progress.update(overview(ledger, rows))
+                rows = patient(ledger.rows)
+                progress.update(patient(overview, ledger, rows))
                 projection.update(rows)
                 if count and not alive:
                     return

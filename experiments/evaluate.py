@@ -26,12 +26,16 @@ class Stop:
         self._asked = False
 
     def listen(self) -> None:
-        """Take SIGINT and SIGTERM as a request: the trial at hand is given back at its next report."""
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGTERM, self._ask)
+        """Take SIGINT, SIGTERM and SIGUSR2 as a request: the trial at hand is given back at its next report.
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked:  # asked twice: at once
+        SLURM announces by SIGUSR2 that a job's time is over, if asked to, and its default action would kill the worker.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        # Ctrl-C pressed twice: at once. A scheduler may well say SIGTERM twice, to a job and to each of its processes.
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
 

@@ -51,6 +51,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 """At the files that ended jobs leave."""
 SECONDS_BETWEEN_QUESTIONS = 15.0
 """To SLURM's controller, which many people share."""
+WAITING = "PENDING"
+"""The state of a job in the queue, requeued or not."""
 VANISHED_SECONDS = 20.0
 """After which a job that SLURM does not know and that has left no file is gone: shared file systems are late."""
 Word = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$")]
@@ -194,7 +196,7 @@ class SlurmWorkers:
         states = self._queue.states(remembered) if remembered else {}
         if states is None:
             raise ResourceError(f"{self._queue.name} does not say whether jobs of an earlier command are still there")
-        alive = [job for job in remembered if is_at_work(states.get(job)) and self._ended(job) is None]
+        alive = [job for job in remembered if self._goes_on(job, states.get(job))]
         self._workers = [_Worker(job, Lives(self._crew.logs)) for job in alive]
         if alive:
             self._crew.warn(f"{len(alive)} jobs of an earlier command go on: {', '.join(alive)}")
@@ -218,7 +220,7 @@ class SlurmWorkers:
         for worker in self._workers:
             if worker.done:
                 continue
-            ended = self._ended(worker.job) or (self._fate(worker) if answered else None)
+            ended = self._fate(worker, answered=answered)
             if ended is None:
                 continue
             worker.done = ended.code == Code.DONE
@@ -229,7 +231,7 @@ class SlurmWorkers:
                 self._remember()
         if any(worker.done for worker in self._workers):  # then whoever has not begun has nothing to do
             for worker in self._workers:
-                if not worker.done and self._states.get(worker.job) == "PENDING":
+                if not worker.done and self._states.get(worker.job) == WAITING:
                     self._queue.cancel(worker.job)
                     worker.done = True
             self._remember()
@@ -241,12 +243,22 @@ class SlurmWorkers:
         except FileNotFoundError:
             return None
 
-    def _fate(self, worker: _Worker) -> Ended | None:
-        """Return how a job ended that has left no note; None while it may still be there."""
-        state = self._states.get(worker.job)
+    def _fate(self, worker: _Worker, *, answered: bool) -> Ended | None:
+        """Return how a worker's job ended; None while it waits or works, and until it is known.
+
+        A worker that was asked to stop leaves its note just before its cluster ends the job, or requeues it: which one
+        is for the cluster to say, and a job submitted beside a requeued one would be a worker too many for ever.
+        """
+        note, state = self._ended(worker.job), self._states.get(worker.job)
+        if note is not None and note.code == Code.DONE:
+            return note
+        if not answered:
+            return None
         if is_at_work(state):
             worker.missed_since = None
             return None
+        if note is not None:
+            return note
         worker.missed_since = worker.missed_since or time.monotonic()
         if time.monotonic() - worker.missed_since < VANISHED_SECONDS:  # the note may be on its way
             return None
@@ -289,28 +301,29 @@ class SlurmWorkers:
 
     def stop(self) -> None:
         """Have every job save its trial and end, take those that wait from the queue, and in the end cancel all."""
-        left = {worker.job for worker in self._workers if not worker.done and self._ended(worker.job) is None}
+        left = {worker.job for worker in self._workers if not worker.done}
         states = self._queue.states(left) if left else {}
         for job in sorted(left):
-            if states is not None and states.get(job) == "PENDING":
+            if states is not None and states.get(job) == WAITING:
                 self._queue.cancel(job)
-            else:
+            elif self._ended(job) is None:
                 self._queue.ask(job)
         deadline = time.monotonic() + self._crew.grace_seconds + MARGIN_SECONDS
-        next_question = 0.0
-        while True:
-            left = {job for job in left if self._ended(job) is None}
-            if left and time.monotonic() >= next_question:
-                next_question = time.monotonic() + SECONDS_BETWEEN_LOOKS
-                states = self._queue.states(left)
-                left = left if states is None else {job for job in left if is_at_work(states.get(job))}
-            if not left or time.monotonic() >= deadline:
-                break
-            time.sleep(0.1)
+        while left and time.monotonic() < deadline:
+            states = self._queue.states(left)
+            if states is not None:
+                left = {job for job in left if self._goes_on(job, states.get(job))}
+            pause = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            while time.monotonic() < pause and any(self._ended(job) is None for job in left):
+                time.sleep(0.1)
         for job in sorted(left):
             self._queue.cancel(job)
         self._workers = []
         self._remember()
+
+    def _goes_on(self, job: str, state: str | None) -> bool:
+        """Say whether a job has a worker or will have one: after its note only if it is requeued."""
+        return state == WAITING or (is_at_work(state) and self._ended(job) is None)
 
     def _remembered(self) -> list[str]:
         try:

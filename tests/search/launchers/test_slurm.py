@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_search.search.job_queue import ThisMachine
 from moe_search.search.launchers import slurm
 from moe_search.search.launchers.slurm import SlurmOptions, SlurmWorkers, WorkerJob
 from moe_search.search.launching import Crew
@@ -72,6 +73,7 @@ def test_jobs_of_a_command_that_was_killed_are_found_again(crew: Crew, do: Calla
     crew = Crew(**{**vars(crew), "warn": said.append})
     SlurmWorkers(crew, HERE).start(1)  # and nobody stops it
     (old,) = json.loads((crew.folder / "slurm-jobs.json").read_text())["jobs"]
+    until(lambda: ThisMachine().states([old]))
     again = SlurmWorkers(crew, HERE)
     again.start(2)
     try:
