@@ -5,6 +5,9 @@ moments, and a JSON state in the file's metadata. Neither data order nor learnin
 they are functions of (seed, step). A file is written beside its place, flushed to disk and renamed into it, so a kill
 leaves the old checkpoint or the new one, never half of one.
 
+Every file carries the identity of its proxy and a hash of all that is in it. One that a disk or a network has changed
+is passed over with a warning: the checkpoint before it is used, a horizon without its result is trained again.
+
 In the folder of a proxy:
 
     trunk-00000120.safetensors            the two newest points of the trunk
@@ -14,6 +17,7 @@ In the folder of a proxy:
 
 """
 
+import hashlib
 import json
 import os
 import re
@@ -102,11 +106,13 @@ class CheckpointFolder:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResourceError(f"cannot create the checkpoint folder {root}: {error.strerror}") from error
+        self._identity = identity
         marker = root / "proxy.json"
-        if not marker.exists():
-            self._write(marker, json.dumps({"identity": identity, "float32_matmul": float32_matmul}).encode())
-        begun = json.loads(marker.read_text())
-        self.float32_matmul = begun.get("float32_matmul", "exact")  # the only way there was
+        begun = self._read_json(marker) if marker.exists() else None
+        if begun is None:
+            begun = {"identity": identity, "float32_matmul": float32_matmul}
+            self._write_json(marker, begun)
+        self.float32_matmul = "onednn" if begun["float32_matmul"] == "onednn" else "exact"
         if begun["identity"] != identity:
             raise InvalidInputError(
                 f"the checkpoint folder {root} belongs to another proxy or recipe",
@@ -141,14 +147,18 @@ class CheckpointFolder:
 
     def save_result(self, steps: int, run: Run) -> None:
         """Store a finished horizon and drop the tensors that only it needed."""
-        self._write(self.root / f"result-{steps:08d}.json", run.model_dump_json().encode())
+        content = {"identity": self._identity, "run": run.model_dump_json()}
+        self._write_json(self.root / f"result-{steps:08d}.json", content)
         for path in (self._start(steps), *self._rolling(f"branch-{steps:08d}")):
             path.unlink(missing_ok=True)
 
     def result(self, steps: int) -> Run | None:
-        """Return the finished run of the horizon of ``steps`` steps."""
+        """Return the finished run of the horizon of ``steps`` steps, if there is a readable one."""
         path = self.root / f"result-{steps:08d}.json"
-        return Run.model_validate_json(path.read_bytes()) if path.exists() else None
+        content = self._read_json(path) if path.exists() else None
+        if content is None or content["identity"] != self._identity:
+            return None
+        return Run.model_validate_json(content["run"])
 
     def drop_tensors(self) -> None:
         """Delete every checkpoint and keep the results: all horizons are done."""
@@ -164,16 +174,41 @@ class CheckpointFolder:
         return sorted(path for path in self.root.iterdir() if pattern.fullmatch(path.name))
 
     def _write_snapshot(self, path: Path, snapshot: Snapshot) -> None:
-        self._write(path, save(dict(snapshot.tensors), metadata={"position": snapshot.position.model_dump_json()}))
+        position = snapshot.position.model_dump_json()
+        digest = _hash(snapshot.tensors, self._identity, position)
+        metadata = {"position": position, "identity": self._identity, "hash": digest}
+        self._write(path, save(dict(snapshot.tensors), metadata=metadata))
 
     def _read_snapshot(self, path: Path) -> Snapshot | None:
         try:
             with safe_open(path, framework="pt") as file:
-                position = Position.model_validate_json(file.metadata()["position"])
-                return Snapshot({name: file.get_tensor(name) for name in file.keys()}, position)  # noqa: SIM118
-        except SafetensorError as error:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            position, identity = metadata["position"], metadata["identity"]
+            if metadata["hash"] != _hash(tensors, identity, position):
+                raise ValueError("its hash is another")
+            if identity != self._identity:
+                raise ValueError("it belongs to another proxy")
+            return Snapshot(tensors, Position.model_validate_json(position))
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             warnings.warn(f"the checkpoint {path} cannot be read ({error}); an older one is used", stacklevel=2)
             return None
+
+    def _write_json(self, path: Path, content: Mapping[str, str]) -> None:
+        self._write(path, json.dumps({**content, "hash": _hash({}, json.dumps(content))}).encode())
+
+    def _read_json(self, path: Path) -> dict[str, str] | None:
+        """Return what :meth:`_write_json` has written; None, with a warning, where that is not what is there."""
+        try:
+            content = json.loads(path.read_bytes())
+            digest = content.pop("hash")
+            if digest == _hash({}, json.dumps(content)):
+                return dict(content)
+            reason = "its hash is another"
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        warnings.warn(f"{path} cannot be read ({reason}), and is made again", stacklevel=2)
+        return None
 
     def _write(self, path: Path, content: bytes) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -186,3 +221,12 @@ class CheckpointFolder:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise ResourceError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+
+
+def _hash(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """Return what changes when a bit of the tensors, their names, types and shapes, or of the texts does."""
+    digest = hashlib.blake2b(json.dumps(texts).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
