@@ -16,7 +16,7 @@ from moe_search.experiments.exporters import export, get_exporter
 from moe_search.experiments.fitting import fit_campaign, fits_json
 from moe_search.experiments.predicting import SurrogatePredictor
 from moe_search.experiments.projecting import Projection, runs_frame
-from moe_search.experiments.recommending import candidates, choose_predictor
+from moe_search.experiments.recommending import candidates, choose_predictor, with_text_of
 from moe_search.experiments.reporting import report_input
 from moe_search.experiments.reporting import write_report as write_report_files
 from moe_search.experiments.searching import search_summary
@@ -128,6 +128,7 @@ def recommend_campaign(
         target: what the model must keep to.
         rules: how its integers are chosen; None: as for large models.
     """
+    problem = with_text_of(problem, target)
     predictor, name = choose_predictor(problem, rows, law)
     observed = Observed.of(runs_frame(rows).filter(pl.col("status") == "finished"))
     chosen = recommend(target, candidates(problem, rows), rules or FULL_SCALE, predictor, observed=observed)

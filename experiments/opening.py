@@ -28,8 +28,10 @@ def open_campaign_corpus(spec: Spec, log: Callable[[str], None]) -> Corpus:
 
 def search_problem(spec: Spec, corpus: Corpus) -> Problem:
     """Return what the search is about, on the domains that the corpus really has."""
+    space = on_domains(spec.space, corpus.domains)
     return planned_problem(spec).replace(
-        space=on_domains(spec.space, corpus.domains),
+        space=space,
+        unique_tokens=tuple(float(len(corpus.train_tokens(domain))) for domain in space.domains),
         context=campaign_context(spec, corpus),
         data_hash=corpus.data_hash,
         code_version=code_version(),

@@ -8,6 +8,7 @@ from moe_search.scaling.fitted import Fit, Observed
 from moe_search.scaling.predictor import LawPredictor, Predictor
 from moe_search.scaling.recommend import Recommendation, Target, recommend
 from moe_search.search.problem import Problem
+from moe_search.search.repetition import MORE_THAN_ENOUGH
 from moe_search.search.surrogate import Surrogate
 from moe_search.search.trial import Row
 from moe_search.spaces.design import Design
@@ -39,6 +40,22 @@ def candidates(problem: Problem, rows: Sequence[Row]) -> list[Design]:
     for rank, best in enumerate(list(tried)[:3]):
         designs |= dict.fromkeys(space.neighbours(best, NEIGHBOURS, problem.seed + rank, accept=problem.is_feasible))
     return list(designs)
+
+
+def with_text_of(problem: Problem, target: Target) -> Problem:
+    """Return ``problem`` as it is asked about ``target``: with how much text of each domain there is at full scale.
+
+    Raises:
+        InvalidInputError: the target names a domain that was not searched.
+    """
+    if target.unique_tokens is None:
+        return problem
+    given, domains = dict(target.unique_tokens), problem.space.domains
+    if unknown := sorted(set(given) - set(domains)):
+        raise InvalidInputError(
+            f"the campaign has no domain {unknown[0]!r}", where="target.unique_tokens", allowed=", ".join(domains)
+        )
+    return problem.replace(full_scale_text=tuple(given.get(domain, MORE_THAN_ENOUGH) for domain in domains))
 
 
 def choose_predictor(problem: Problem, rows: Sequence[Row], law: Fit | None) -> tuple[Predictor, str]:

@@ -183,7 +183,7 @@ def _outcome(asked: Problem, world: MoEWorld, optimum: Optimum, probes: Sequence
     rows: tuple[Row, ...] = ()
     for rows in play(world, asked):  # noqa: B007 - the last table counts
         pass
-    judged = asked.replace(target=world.problem.target_scale)
+    judged = world.told(asked.replace(target=world.problem.target_scale))
     decision = decide(judged, rows)
     if decision is None:
         return None

@@ -1,6 +1,9 @@
 """What a recommendation is: the target it keeps to, the best choice, its equals, and how far to trust it."""
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer, PositiveFloat, PositiveInt
 
 from moe_search.spaces.architecture import Architecture
 from moe_search.spaces.design import Design
@@ -9,6 +12,14 @@ from moe_search.spaces.resolve import Realised
 
 MOST_CHOICES = 12
 """Near-optimal candidates that are listed."""
+
+
+def _pairs(amounts: object) -> object:
+    return tuple(amounts.items()) if isinstance(amounts, Mapping) else amounts
+
+
+Amounts = Annotated[tuple[tuple[str, PositiveFloat], ...], BeforeValidator(_pairs), PlainSerializer(dict)]
+"""A number for each name: a mapping in files, pairs in here, so that it is hashable."""
 
 
 class Target(Frozen):
@@ -22,6 +33,9 @@ class Target(Frozen):
     """Most parameters in all, with embeddings."""
     max_tokens: PositiveInt | None = None
     """Most training tokens (the data there are)."""
+    unique_tokens: Amounts | None = None
+    """Different tokens of each domain at full scale, of which more are repetition; more than enough of those that are
+    not named."""
     inference_tokens: float | None = Field(default=None, ge=0)
     """Tokens that will be processed after training, at forward FLOPs each."""
     cache_tokens: PositiveInt = 16_384

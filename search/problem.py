@@ -36,8 +36,10 @@ class Problem(Frozen):
     target: Scale | None = None
     """The scale whose best design is wanted; None: the ladder's top."""
     unique_tokens: tuple[PositiveFloat, ...] | None = None
-    """Different tokens that there are of each of the space's domains, in their order, for the ladder and the target
-    alike; None: more than enough, or not known."""
+    """Different tokens that the ladder's runs have of each of the space's domains, in their order; None: more than
+    enough, or not known."""
+    full_scale_text: tuple[PositiveFloat, ...] | None = None
+    """The same for runs of more tokens than the ladder's, whose text the ladder's may be a sample of."""
     budget_flops: float = Field(gt=0)
     """Training FLOPs of all trials together."""
     decay_share: float = Field(default=0.2, ge=0, le=1)
@@ -99,10 +101,14 @@ class Problem(Frozen):
         n_features = len(self.space.feature_names)
         features = np.array([self.features(design) for design in designs]).reshape(len(designs), n_features)
         tokens = np.array([scale.tokens for scale in scales], dtype=np.float64)
-        if self.unique_tokens is None:
+        if not designs or (self.unique_tokens is None and self.full_scale_text is None):
             return features, np.log(tokens)
         weights = np.array([[design.mixture[domain] for domain in self.space.domains] for design in designs])
-        total, mixture = fresh_equivalent(weights, tokens, np.array(self.unique_tokens))
+        is_beyond = tokens[:, None] > self.ladder.tokens[-1]
+        unique = np.where(
+            is_beyond, *(np.inf if of is None else of for of in (self.full_scale_text, self.unique_tokens))
+        )
+        total, mixture = fresh_equivalent(weights, tokens, unique)
         columns = [name.startswith(WEIGHT_FEATURE) for name in self.space.feature_names]
         if any(columns):
             features = features.copy()

@@ -15,6 +15,8 @@ from moe_search.search.law_mean import Array
 
 LASTING = 15.39
 """R: repetitions worth having, as published."""
+MORE_THAN_ENOUGH = 1e30
+"""Different tokens of a domain that never runs out."""
 
 
 def fresh_equivalent(weights: Array, tokens: Array, unique: Array) -> tuple[Array, Array]:
@@ -23,7 +25,7 @@ def fresh_equivalent(weights: Array, tokens: Array, unique: Array) -> tuple[Arra
     Args:
         weights: of the domains ``(n, k)``, rows summing to one.
         tokens: of the runs ``(n,)``.
-        unique: different tokens there are of each domain ``(k,)``; infinite: more than enough.
+        unique: different tokens there are of each domain ``(n, k)`` or ``(k,)``; infinite: more than enough.
     """
     drawn = weights * tokens[:, None]
     fresh = np.minimum(drawn, unique)

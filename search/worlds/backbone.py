@@ -20,6 +20,7 @@ from moe_search.scaling.laws import get_law
 from moe_search.scaling.laws.joint import D0, N0
 from moe_search.scaling.repetition import worth
 from moe_search.search.problem import Problem
+from moe_search.search.repetition import MORE_THAN_ENOUGH
 from moe_search.search.worlds.dimensions import Array, Dimensions
 from moe_search.spaces.free import FreeMixture
 
@@ -58,8 +59,6 @@ SCARCE_WORTH = 0.1
 """By which ln K of a scarce domain is lower: it is good text, which is why it is scarce."""
 REPEATS = (0.5, 4.0)
 """How often an even mixture reads a scarce domain in a run at the target; log-uniform."""
-PLENTY = 1e30
-"""Different tokens of a domain that never runs out."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def draw_backbone(problem: Problem, rng: np.random.Generator) -> Backbone:
         theta[law.index(name)] += math.log(PARTS[name] / centre) + theta[law.index(exponent)] * math.log(ratio)
     for name in ("omega", "lambda"):
         theta[law.index(name)] = abs(theta[law.index(name)])
-    unique = np.full(max(len(domains), 1), PLENTY)
+    unique = np.full(max(len(domains), 1), MORE_THAN_ENOUGH)
     if isinstance(problem.space.mixture, FreeMixture) and len(domains) > 1:
         log_k = DOMAIN_SPREAD * rng.standard_normal(len(domains))
         scarce = rng.choice(len(domains), max(round(SCARCE_SHARE * len(domains)), 1), replace=False)

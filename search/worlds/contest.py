@@ -55,7 +55,7 @@ def ours(world: MoEWorld, optimum: Optimum) -> Curve:
 
 
 def _chosen(world: MoEWorld, optimum: Optimum, rows: Sequence[Row] | None) -> float:
-    decision = decide(world.problem, rows) if rows else None
+    decision = decide(world.told(world.problem), rows) if rows else None
     return optimum.regret(world, decision.design) if decision else float("inf")
 
 

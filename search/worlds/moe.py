@@ -62,6 +62,11 @@ class MoEWorld(Frozen):
         """The law."""
         return draw_backbone(self.problem, self._rng(0))
 
+    def told(self, problem: Problem) -> Problem:
+        """Return ``problem`` with what whoever searches here knows beforehand: how much text there is."""
+        amounts = tuple(self.backbone.unique.tolist()) if problem.space.domains else None
+        return problem.replace(unique_tokens=amounts, full_scale_text=amounts)
+
     @cached_property
     def effects(self) -> Effects:
         """What the law lacks."""

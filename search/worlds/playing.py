@@ -30,9 +30,9 @@ def play(world: MoEWorld, problem: Problem | None = None) -> Iterator[tuple[Row,
 
     Args:
         world: where trials are simulated.
-        problem: what is asked of the search; None: the world's problem.
+        problem: what is asked of the search; None: the world's problem. The world adds how much text there is.
     """
-    problem = problem or world.problem
+    problem = world.told(problem or world.problem)
     rows: tuple[Row, ...] = ()
     while proposals := suggest(problem, rows, n=problem.lag + 1):
         trials = [problem.trial(len(rows) + index, proposal) for index, proposal in enumerate(proposals)]

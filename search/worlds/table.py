@@ -1,7 +1,9 @@
 """A world as a recorded table: sampled designs at every scale of the ladder, for policies that choose from tables.
 
 A run of the table is one horizon by itself, at its own FLOPs. Failures are charged as what they cost and have the worst
-loss of their scale, as is customary for optimisers that know no failures.
+loss of their scale, as is customary for optimisers that know no failures. How much text there is, optimisers use as
+practitioners do: of mixtures that would read a domain more than ``MOST_EPOCHS`` times at the target those
+that do it most are left out.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,10 @@ from moe_search.spaces.design import Design, Scale
 from moe_search.spaces.free import FreeMixture
 
 DESIGNS, DESIGNS_SEED = 512, 23
+DRAWN = 2
+"""Times as many are drawn as are kept."""
+MOST_EPOCHS = 4.0
+"""Up to which repeated text is nearly as good as fresh (Muennighoff et al. 2023)."""
 PAID = {"diverged": DIVERGES_AFTER, "oom": 1e-3}
 """Share of its cost that a run pays which fails."""
 
@@ -31,9 +37,14 @@ class WorldTable:
 
 
 def tabulate(world: MoEWorld, n: int = DESIGNS) -> WorldTable:
-    """Return the table of ``n`` designs that fill the space."""
+    """Return the table of ``n`` designs that fill what the cap on repetition leaves of the space."""
     problem = world.problem
-    designs = tuple(problem.space.sample(n, DESIGNS_SEED, accept=problem.is_feasible))
+    drawn = problem.space.sample(DRAWN * n, DESIGNS_SEED, accept=problem.is_feasible)
+    most = dict(
+        zip(problem.space.domains, MOST_EPOCHS * world.backbone.unique / problem.target_scale.tokens, strict=False)
+    )
+    excess = [max([1.0, *(one.mixture[domain] / weight for domain, weight in most.items())]) for one in drawn]
+    designs = tuple(drawn[place] for place in np.sort(np.argsort(excess, kind="stable")[:n]))
     scales = problem.ladder.scales()
     per_size = {size: [_per_token(problem, design, size) for design in designs] for size in problem.ladder.sizes}
     flops = np.array([np.array(per_size[scale.n_active]) * scale.tokens for scale in scales])

@@ -41,7 +41,7 @@ def test_repeated_text_fades() -> None:
 
 def test_a_search_foresees_that_a_domain_runs_out(problem: Problem) -> None:
     """On the ladder all text is fresh; far beyond it the best domain would have to be read many times."""
-    known = problem.replace(unique_tokens=(UNIQUE, 1e12, 1e12))
+    known = problem.replace(unique_tokens=(UNIQUE, 1e12, 1e12), full_scale_text=(UNIQUE, 1e12, 1e12))
     world = ScarceWorld(problem=problem, noise=1e-3)
     rows: list[Row] = []
     for design in problem.space.sample(48, 3, accept=problem.is_feasible):

@@ -11,7 +11,7 @@ from moe_search.search.worlds.contest import SHARES, of_policy, ours
 from moe_search.search.worlds.moe import DIVERGES_AFTER, MoEWorld
 from moe_search.search.worlds.optimum import Optimum, find_optimum
 from moe_search.search.worlds.playing import BEYOND, full_scale, play
-from moe_search.search.worlds.table import WorldTable, tabulate
+from moe_search.search.worlds.table import MOST_EPOCHS, WorldTable, tabulate
 from moe_search.spaces.ladder import Ladder
 from moe_search.spaces.space import SearchSpace
 
@@ -103,3 +103,15 @@ def test_more_random_runs_choose_better(table: WorldTable, world: MoEWorld, opti
     assert curve.runs == 40
     best = table.designs[int(table.table.loss[-1].argmin())]
     assert curve.regret[-1] == pytest.approx(optimum.regret(world, best))
+
+
+def test_who_searches_knows_how_much_text_there_is(world: MoEWorld, table: WorldTable) -> None:
+    """Ours in its problem, the others by a cap on the repetition at the target."""
+    unique = world.told(world.problem).full_scale_text
+    assert unique is not None
+    assert unique == world.told(world.problem).unique_tokens
+    assert min(unique) < 1e12
+    tokens = world.problem.target_scale.tokens
+    for domain, amount in zip(world.problem.space.domains, unique, strict=True):
+        read = [design.mixture[domain] * tokens / amount for design in table.designs]
+        assert np.quantile(read, 0.9) <= MOST_EPOCHS
