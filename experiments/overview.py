@@ -52,7 +52,24 @@ def share(running: Running) -> float:
     return min(running.tokens / running.scale.tokens, 1.0)
 
 
-def overview(ledger: Ledger, rows: Sequence[Row], ended: Ending | None = None) -> Overview:
-    """Return how a campaign stands, given the rows just read from its ledger, and why it is over, if that is known."""
-    status = summarise(ledger.problem.budget_flops, rows, ledger.progress(), ended)
+def overview(
+    ledger: Ledger, rows: Sequence[Row], ended: Ending | None = None, *, is_thorough: bool = False
+) -> Overview:
+    """Return how a campaign stands.
+
+    Args:
+        ledger: the campaign.
+        rows: just read from it.
+        ended: why the search is over, if that is known.
+        is_thorough: ask for workers and failures too, which whoever looks twice a second does without.
+    """
+    status = summarise(
+        ledger.problem.budget_flops,
+        rows,
+        ledger.progress(),
+        ended,
+        workers=ledger.workers() if is_thorough else (),
+        failures=ledger.failures() if is_thorough else {},
+        lease_seconds=ledger.lease_seconds,
+    )
     return Overview(status=status, trials={row.trial.number: row.trial for row in rows})

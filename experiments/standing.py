@@ -1,5 +1,7 @@
 """Tables for a person: a campaign's plan, its state, its text."""
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -14,10 +16,14 @@ from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.loading import shown
 from moe_search.experiments.wording import counted, design_words, mixture_words, scale_words
 from moe_search.proxies.corpus import Corpus
+from moe_search.search.status import Status
 from moe_search.search.trial import Row
 from moe_search.spaces.run import Run
 
 RECENT = 10
+"""Ended trials that are shown."""
+AT_ONCE = 20
+"""Running trials, and lost workers, that are shown; ``--json`` has all."""
 
 
 def plan_renderables(plan: Plan) -> Iterator[RenderableType]:
@@ -81,6 +87,13 @@ def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[Rend
         f"{numbers.flops(status.budget.settled)} of {numbers.flops(status.budget.total)} FLOPs spent "
         f"({now.share:.0%} with what is running)",
     )
+    facts.add_row(
+        "",
+        f"{numbers.flops(status.budget.reserved)} reserved for open trials, "
+        f"{numbers.flops(max(status.budget.remaining, 0.0))} left to propose",
+    )
+    for name, words in _operations(status):
+        facts.add_row(name, words)
     best = status.best
     if best is not None:
         where = f"trial {best.trial} at {scale_words(best.scale)}"
@@ -91,11 +104,9 @@ def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[Rend
     elif status.standing is not None:
         s = status.standing
         facts.add_row("decision", f"expected regret {s.regret:.2g} bits/byte, noise between seeds {s.noise:.2g}")
-    for running in status.running:
-        loss = f", {running.loss:.2f} nats" if running.loss is not None else ""
-        state = f"{share(running):.0%}{loss}, by {running.owner}" if running.is_held else "interrupted, to be resumed"
-        facts.add_row("running", f"trial {running.trial} at {scale_words(running.scale)}: {state}")
     yield facts
+    if status.running:
+        yield _running_table(status)
     ended = [row for row in rows if not row.is_open][-RECENT:]
     if not ended:
         return
@@ -116,6 +127,46 @@ def renderables(spec: Spec, rows: Sequence[Row], now: Overview) -> Iterator[Rend
             f"{trial.predicted_mean:.3f} ± {trial.predicted_sd:.3f}" if trial.predicted_mean is not None else "",
         )
     yield table
+
+
+def _operations(status: Status) -> Iterator[tuple[str, Text]]:
+    """Yield who works, what waits and what went wrong."""
+    counts = Counter(worker.state for worker in status.workers)
+    if counts:
+        words = Text(", ".join(f"{counts[state]} {state}" for state in ("working", "idle", "ended", "lost")))
+        yield "workers", words
+    lost = sorted((worker for worker in status.workers if worker.state == "lost"), key=lambda worker: -worker.seen)
+    for worker in lost[:AT_ONCE]:
+        at = f" at trial {worker.trial}" if worker.trial is not None else ""
+        yield "", Text(f"{worker.owner} was lost{at}, last seen {_ago(worker.seen)}", style="yellow")
+    if status.failures:
+        happened = ", ".join(f"{count} {name}" for name, count in status.failures.items() if count)
+        yield "failures", Text(happened or "none")
+
+
+def _running_table(status: Status) -> Table:
+    """Return the trials in progress with the age of their leases, those without one first; 80 columns."""
+    shown = sorted(status.running, key=lambda running: (running.is_held, running.trial))[:AT_ONCE]
+    title = "Running" if len(shown) == len(status.running) else f"Running ({len(shown)} of {len(status.running)})"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for heading in ("", "size x tokens", "done", "nats"):
+        table.add_column(heading, justify="left" if heading == "size x tokens" else "right", no_wrap=True)
+    table.add_column("worker", overflow="fold")
+    table.add_column("renewed", no_wrap=True)
+    for running in shown:
+        table.add_row(
+            str(running.trial),
+            scale_words(running.scale),
+            f"{share(running):.0%}",
+            f"{running.loss:.2f}" if running.loss is not None else "",
+            Text(running.owner) if running.is_held else Text("none: to be resumed", style="yellow"),
+            _ago(running.renewed) if running.renewed is not None else "",
+        )
+    return table
+
+
+def _ago(moment: float) -> str:
+    return f"{numbers.duration(max(time.time() - moment, 0.0))} ago"
 
 
 def runs_table(runs: Sequence[Run]) -> Table:

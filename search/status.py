@@ -1,11 +1,15 @@
 """What a campaign looks like now: a pure summary of its ledger."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+
+from pydantic import Field
 
 from moe_search.search.budget import Budget, budget_of
 from moe_search.search.lease import Lease
 from moe_search.search.ledger import Ledger
+from moe_search.search.presence import Presence
 from moe_search.search.standing import Ending, Standing
 from moe_search.search.suggest import ending
 from moe_search.search.trial import Row
@@ -28,8 +32,16 @@ class Running(Frozen):
     trial: int
     scale: Scale
     owner: str
+    attempt: int = 0
+    """The lease's fencing token: 1 for the trial's first holder, one more for each later one."""
+    renewed: float | None = None
+    """When the lease was last renewed, in seconds since the epoch; None: there is none."""
     is_held: bool
     """False: its worker is gone and the trial waits to be resumed."""
+    holder: int = 0
+    """How many have held the trial so far: the fencing token of its lease."""
+    expires_in: float | None = None
+    """Seconds until the lease ends unless it is renewed; negative once it has ended, None where there is none."""
     tokens: int
     """Training tokens so far, of ``scale.tokens``."""
     loss: float | None
@@ -48,12 +60,24 @@ class Status(Frozen):
     """How the decision stood when the latest trial was proposed."""
     ending: Ending | None = None
     """Why the search is over; None while it goes on."""
+    workers: tuple[Presence, ...] = ()
+    """Every worker that has shown itself, where they were asked for."""
+    failures: dict[str, int] = Field(default_factory=dict)
+    """What went wrong, by class (:meth:`~moe_search.search.ledger.Ledger.failures`), where it was asked for."""
 
 
 def status_of(ledger: Ledger) -> Status:
-    """Read the ledger once and summarise it, with the reason why the search is over if it is (a second's work)."""
+    """Read the ledger and summarise it, with workers and failures, and why the search is over (a second's work)."""
     rows = ledger.rows()
-    return summarise(ledger.problem.budget_flops, rows, ledger.progress(), ending(ledger.problem, rows))
+    return summarise(
+        ledger.problem.budget_flops,
+        rows,
+        ledger.progress(),
+        ending(ledger.problem, rows),
+        workers=ledger.workers(),
+        failures=ledger.failures(),
+        lease_seconds=ledger.lease_seconds,
+    )
 
 
 def summarise(
@@ -61,6 +85,10 @@ def summarise(
     rows: Sequence[Row],
     progress: Mapping[int, tuple[Lease | None, Mapping[int, float]]],
     ended: Ending | None = None,
+    *,
+    workers: Sequence[Presence] = (),
+    failures: Mapping[str, int] | None = None,
+    lease_seconds: float = 120.0,
 ) -> Status:
     """Return the status of a trial table.
 
@@ -69,6 +97,9 @@ def summarise(
         rows: the table.
         progress: lease and reported losses by tokens of the trials that are running.
         ended: why the search is over, where that was asked.
+        workers: who has shown itself.
+        failures: what went wrong, by class.
+        lease_seconds: how long before its end a lease was renewed.
     """
     counted = Counter(row.runs[-1].status if row.state == "finished" else row.state for row in rows)
     running = []
@@ -82,7 +113,11 @@ def summarise(
                 trial=row.trial.number,
                 scale=row.trial.scale,
                 owner=lease.owner if lease else "",
+                attempt=lease.token if lease else 0,
+                renewed=lease.expires_at - lease_seconds if lease else None,
                 is_held=lease is not None and lease.is_held(),
+                holder=lease.token if lease else 0,
+                expires_in=round(lease.expires_at - time.time(), 1) if lease else None,
                 tokens=tokens,
                 loss=losses.get(tokens),
             )
@@ -94,6 +129,8 @@ def summarise(
         running=tuple(running),
         standing=(ended and ended.standing) or (rows[-1].trial.standing if rows else None),
         ending=ended,
+        workers=tuple(workers),
+        failures=dict(failures or {}),
     )
 
 

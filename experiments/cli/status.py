@@ -5,7 +5,7 @@ from moe_search.experiments.cli.options import Json, SpecPath
 
 
 def status(spec: SpecPath, *, json: Json = False) -> None:
-    """Show trials by state, budget, the best so far and what is running.
+    """Show trials by state, budget, the best so far, workers with their leases, and failures by class.
 
     [bold]Examples[/bold]
 
@@ -22,7 +22,7 @@ def status(spec: SpecPath, *, json: Json = False) -> None:
     campaign = load_spec(spec)
     ledger = open_ledger(campaign, Workspace(campaign))
     rows = ledger.rows()
-    now = overview(ledger, rows, ending(ledger.problem, rows))
+    now = overview(ledger, rows, ending(ledger.problem, rows), is_thorough=True)
     if json:
         print_json({"name": campaign.name, "folder": str(campaign.folder), **now.as_json()})
         return

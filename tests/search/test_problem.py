@@ -1,4 +1,5 @@
 import math
+import time
 
 import pytest
 
@@ -111,8 +112,15 @@ def test_status_shows_the_best_at_the_largest_scale(
     assert status.best.scale == max(proposals[:2], key=lambda p: p.predicted_cost).scale
     assert (status.running[0].owner, status.running[0].tokens, status.running[0].loss) == ("me", 2_000_000, 4.5)
     assert status.running[0].is_held
+    assert status.running[0].attempt == 1
+    assert status.running[0].renewed == pytest.approx(time.time(), abs=10)
+    assert [(worker.owner, worker.state, worker.trial) for worker in status.workers] == [("me", "working", 2)]
+    assert status.failures == dict.fromkeys(("preempted", "lost", "error", "oom", "diverged"), 0)
     assert status.budget.reserved == sum(p.predicted_cost for p in proposals[2:4])
     assert type(status).model_validate_json(status.model_dump_json()) == status
+    ledger.release(claim)
+    assert status_of(ledger).failures["preempted"] == 1
+    assert not status_of(ledger).running[0].is_held
     assert summarise(1.0, [], {}).best is None
 
 
