@@ -102,7 +102,6 @@ def _crew(spec: Spec, workspace: Workspace, warn: Callable[[str], None]) -> Crew
         folder=workspace.folder.resolve(),
         logs=workspace.logs.resolve(),
         threads=spec.workers.threads,
-        devices=spec.workers.devices,
         grace_seconds=spec.workers.grace_seconds,
         warn=warn,
     )

@@ -46,8 +46,6 @@ class WorkersOfAnyLauncher(Frozen):
     in_flight: PositiveInt = 4
     """Trials that can be in training at once, on all machines: each proposal waits for all results but the latest
     ``in_flight - 1``. Fixed when the campaign is started, so that the trials do not depend on who joins."""
-    devices: PositiveInt = 1
-    """Devices that train one proxy together: GPUs, or where there are none, processes of ``threads`` threads."""
     launcher: str = "local"
     """What starts the workers, and watches them: a file of ``search/launchers``."""
     grace_seconds: float = Field(default=30.0, gt=0, le=3600)

@@ -63,9 +63,8 @@ class LocalWorkers:
         if 0 < len(self._gpus) < crew.devices:
             raise InvalidInputError(
                 f"a worker trains on {crew.devices} devices but {len(self._gpus)} are there ({', '.join(self._gpus)})",
-                where="workers.devices",
-                allowed=f"1 to {len(self._gpus)}",
-                fix=f"devices = {len(self._gpus)}",
+                where="workers.local.gpus",
+                fix=f"name {crew.devices} or more",
             )
         self._workers: list[_Worker] = []
 

@@ -49,7 +49,7 @@ class RayOptions(Frozen):
     cpus: float | None = Field(default=None, gt=0)
     """Logical CPUs; None: what the worker's threads use."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs; None: ``workers.devices`` where the cluster has any, else 0. A part of one lets small proxies share it."""
+    """None: what a proxy trains on, where the cluster has any, else 0. A part of one lets small proxies share it."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory, for placing workers; Ray does not hold them to it."""
     resources: Mapping[str, float] = {}
@@ -128,7 +128,7 @@ class RayWorkers:
         shares_one = crew.devices == 1 and options.gpus is not None and options.gpus <= 1
         if options.gpus not in {None, 0, crew.devices} and not shares_one:
             raise InvalidInputError(
-                f"a worker has {options.gpus:g} GPUs but {crew.devices} devices train a proxy together",
+                f"a worker has {options.gpus:g} GPUs but a proxy trains on {crew.devices}",
                 where="workers.ray.gpus",
                 allowed=f"0 or {crew.devices}" if crew.devices > 1 else "0 to 1",
                 fix=f"gpus = {crew.devices}",

@@ -69,7 +69,7 @@ class SlurmOptions(Frozen):
     minutes: PositiveInt = 240
     """Time limit of a job; when it is over the job goes back into the queue."""
     gpus: int = Field(default=0, ge=0)
-    """As many as train one proxy together (``workers.devices``); 0: proxies train on CPU cores."""
+    """As many as train one proxy together; 0: proxies train on CPU cores."""
     cpus: PositiveInt | None = None
     """Cores; None: what the worker's threads use."""
     memory_gb: float | None = Field(default=None, gt=0)
@@ -168,10 +168,10 @@ class SlurmWorkers:
             raise missing("submitit", "slurm") from None
         if options.gpus not in {0, crew.devices}:
             raise InvalidInputError(
-                f"a job has {options.gpus} GPUs but {crew.devices} devices train a proxy together",
+                f"a job has {options.gpus} GPUs but a proxy trains on {crew.devices}",
                 where="workers.slurm.gpus",
                 allowed=f"0 or {crew.devices}",
-                fix=f"workers.devices = {options.gpus}",
+                fix=f"gpus = {crew.devices}",
             )
         if options.executor == "slurm" and shutil.which("sbatch") is None:
             raise InvalidInputError(

@@ -1,6 +1,7 @@
 """How a campaign's workers are started, asked to stop and ended, as far as the application decides it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
+from moe_search.experiments.cli.app import app
 from moe_search.experiments.cli.exits import ExitCode
 from moe_search.experiments.draining import sigterm_as_ctrl_c
 from moe_search.experiments.evaluate import Stop
 from moe_search.experiments.spec.campaign import Workers
 from moe_search.search.launchers import launcher_names, make_launcher, options_class
-from moe_search.search.launching import Code, Crew
+from moe_search.search.launching import MARGIN_SECONDS, Code, Crew
 from moe_search.spaces.errors import InvalidInputError
 
 HANGS = """\
@@ -103,3 +107,23 @@ def test_a_worker_that_cannot_stop_is_gone_when_its_grace_period_is_over() -> No
     assert worker.wait(60) == ExitCode.INTERRUPTED
     assert time.monotonic() - asked >= 0.3
     worker.stdout.close()
+
+
+def test_the_manual_shows_workers_that_are_valid_and_a_manifest_that_runs_the_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "several-machines.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    shown = [Workers.model_validate(block["workers"]) for block in blocks if "workers" in block]
+    assert {workers.launcher for workers in shown} == {"ray", "slurm"}
+    (job,) = (block for block in blocks if block.get("apiVersion") == "batch/v1")
+    assert job["kind"] == "Job"
+    pod = job["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] in {"OnFailure", "Never"}, "all that a Job allows"
+    assert pod["terminationGracePeriodSeconds"] >= Workers().grace_seconds + MARGIN_SECONDS
+    (container,) = pod["containers"]
+    program, verb, folder = container["command"]
+    assert program == "moe-search"
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    assert command.make_context(verb, [folder]).params["spec"] == Path(folder)
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    assert any(folder.startswith(mount["mountPath"]) for mount in container["volumeMounts"])

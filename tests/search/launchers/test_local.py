@@ -131,7 +131,7 @@ def test_visible_devices_are_those_of_this_process(monkeypatch: pytest.MonkeyPat
 
 def test_too_few_devices_for_one_proxy_are_refused(crew: Crew) -> None:
     with pytest.raises(
-        InvalidInputError, match=r"workers.devices: a worker trains on 4 devices but 2 are there \(0, 1\)"
+        InvalidInputError, match=r"workers.local.gpus: a worker trains on 4 devices but 2 are there \(0, 1\)"
     ):
         LocalWorkers(Crew(**{**vars(crew), "devices": 4}), LocalOptions(gpus=(0, 1)))
 

@@ -243,7 +243,7 @@ def test_what_a_worker_takes(
 def test_what_cannot_be_is_one_sentence(crew: Crew, ray: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ResourceError, match=r"the Ray cluster at nobody:1 cannot be used: Failed to connect .*1\.$"):
         RayWorkers(crew, RayOptions(address="nobody:1")).start(1)
-    with pytest.raises(InvalidInputError, match=r"workers.ray.gpus: a worker has 3 GPUs but 2 devices"):
+    with pytest.raises(InvalidInputError, match=r"workers.ray.gpus: a worker has 3 GPUs but a proxy trains on 2"):
         RayWorkers(Crew(**{**vars(crew), "devices": 2}), RayOptions(gpus=3))
     with pytest.raises(InvalidInputError, match=r"allowed: 0 to 1"):
         RayWorkers(crew, RayOptions(gpus=2))

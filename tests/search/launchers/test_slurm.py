@@ -163,7 +163,7 @@ def test_what_cannot_be_submitted_is_one_sentence(crew: Crew, tmp_path: Path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InvalidInputError, match=r"workers.launcher: there is no sbatch here"):
         SlurmWorkers(crew, SlurmOptions())
-    with pytest.raises(InvalidInputError, match=r"workers.slurm.gpus: a job has 4 GPUs but 1 devices"):
+    with pytest.raises(InvalidInputError, match=r"workers.slurm.gpus: a job has 4 GPUs but a proxy trains on 1"):
         SlurmWorkers(crew, SlurmOptions(gpus=4))
     for name, answer in {"sbatch": "echo Invalid partition name specified >&2; exit 1", "srun": "true"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
