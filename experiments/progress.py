@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moe_search.experiments import numbers
+from moe_search.experiments.logging import event, wants_json
 from moe_search.experiments.overview import Overview, share
 from moe_search.experiments.wording import design_words, scale_words
 
@@ -34,7 +35,7 @@ class CampaignProgress:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._quiet:
+        if self._console.is_terminal and not self._quiet and not wants_json():
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
@@ -57,6 +58,9 @@ class CampaignProgress:
         elapsed = time.monotonic() - self._began
         if elapsed - self._last_line >= SECONDS_BETWEEN_LINES and now.ended != self._last_ended:
             self._last_line, self._last_ended = elapsed, now.ended
+            if wants_json():
+                event("progress", _words(now), **_fields(now))
+                return
             self._console.print(f"{now.share:4.0%}  {self._times(now)} | {_words(now)}", soft_wrap=True)
 
     def _bar(self, now: Overview) -> Group:
@@ -82,6 +86,18 @@ class CampaignProgress:
         if spent > 0 and elapsed > 10:
             text += f", about {numbers.duration(now.left_flops * elapsed / spent)} left"
         return text
+
+
+def _fields(now: Overview) -> dict[str, Any]:
+    status, budget = now.status, now.status.budget
+    best = status.best
+    return {
+        "trials": status.trials,
+        "settled_flops": budget.settled,
+        "reserved_flops": budget.reserved,
+        "remaining_flops": budget.remaining,
+        "best": None if best is None else {"trial": best.trial, "bpb": best.bpb},
+    }
 
 
 def _words(now: Overview) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from moe_search.experiments.evaluate import make_evaluate
+from moe_search.experiments.narrating import narrated
 from moe_search.experiments.opening import check_unchanged, open_campaign_corpus, open_ledger
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.workspace import Workspace
@@ -36,7 +37,7 @@ def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[
     corpus = open_campaign_corpus(spec, log)
     problem = ledger.problem
     check_unchanged(spec, problem, corpus, log)
-    evaluate = make_evaluate(spec, corpus, workspace.checkpoints, context=problem.context)
+    evaluate = narrated(make_evaluate(spec, corpus, workspace.checkpoints, context=problem.context))
     return work(
         ledger,
         problem,

@@ -4,6 +4,7 @@ A *launcher* brings worker processes to machines and watches them; what a worker
 (:func:`moe_search.search.worker.work`). Launchers know a worker as a command line, its exit code and its log.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -189,7 +190,15 @@ def last_words(log: Path) -> str:
     except FileNotFoundError:
         lines = []
     said = [line for line in lines if line]
-    return f"{said[-1].removeprefix('error: ') if said else 'it said nothing'} (see {log})"
+    return f"{_message(said[-1]).removeprefix('error: ') if said else 'it said nothing'} (see {log})"
+
+
+def _message(line: str) -> str:
+    """Return what a line of a log says: the message, where it is a JSON object."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, LookupError, TypeError):
+        return line
 
 
 def missing(package: str, launcher: str) -> InvalidInputError:

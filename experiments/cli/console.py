@@ -5,6 +5,7 @@ styles, nothing moves the cursor or asks the terminal for anything, and no sente
 """
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.theme import Theme
 
+from moe_search.experiments.logging import event, wants_json
 from moe_search.search.redacting import redacted
 
 _THEME = Theme(
@@ -83,14 +85,26 @@ def print_json(data: Any) -> None:
 
 def warn(text: str) -> None:
     """Say something that does not stop the work."""
-    talk.print(Text.assemble(("warning:", "warn"), f" {redacted(text)}"), soft_wrap=True)
+    _say("warning", text, Text.assemble(("warning:", "warn"), " "), logging.WARNING)
 
 
 def error(text: str) -> None:
     """Say why the command ends without doing what was asked."""
-    talk.print(Text.assemble(("error:", "bad"), f" {redacted(text)}"), soft_wrap=True)
+    _say("error", text, Text.assemble(("error:", "bad"), " "), logging.ERROR)
 
 
 def note(text: str) -> None:
     """Say what is being done."""
-    talk.print(Text(redacted(text), style="quiet"), soft_wrap=True)
+    _say("note", text, Text(style="quiet"))
+
+
+def say(text: str) -> None:
+    """Say how things end."""
+    _say("note", text, Text())
+
+
+def _say(name: str, text: str, beginning: Text, level: int = logging.INFO) -> None:
+    if wants_json():
+        event(name, text, level=level)
+    else:
+        talk.print(beginning.append(redacted(text)), soft_wrap=True)

@@ -37,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     from moe_search.experiments.cli.app import app
     from moe_search.experiments.cli.console import error
+    from moe_search.experiments.logging import start
 
     try:
+        start()
         app(argv, prog_name="moe-search")
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else ExitCode.DONE

@@ -13,4 +13,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="A.B=VALUE", help="Override a field; the value is YAML. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Log one JSON object a line on stderr, as MOE_SEARCH_LOG=json does.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")]

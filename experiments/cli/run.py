@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from moe_search.experiments.cli.console import note, out, print_json, talk, warn
+from moe_search.experiments.cli.console import note, out, print_json, say, talk, warn
 from moe_search.experiments.cli.exits import ExitCode
-from moe_search.experiments.cli.options import Json, Quiet, Settings, SpecPath
+from moe_search.experiments.cli.options import Json, LogJson, Quiet, Settings, SpecPath
 
 
 def run(
@@ -20,6 +20,7 @@ def run(
     ] = None,
     quiet: Quiet = False,
     json: Json = False,
+    log_json: LogJson = False,
 ) -> None:
     """Search, fit scaling laws, recommend a full-scale model and report; the same command resumes.
 
@@ -35,21 +36,23 @@ def run(
     from moe_search.experiments.campaign import run_campaign
     from moe_search.experiments.concluding import as_json
     from moe_search.experiments.draining import sigterm_as_ctrl_c
+    from moe_search.experiments.logging import about, start
     from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
     from moe_search.experiments.spec.loading import load_spec, shown
 
+    start(as_json=log_json)
     chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers is not None else [])]
     campaign = load_spec(spec, chosen)
     command = shlex.join(["moe-search", *sys.argv[1:]])
     log = (lambda _: None) if quiet else note
     try:
-        with sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c(), about(campaign=campaign.name):
             conclusion = run_campaign(campaign, command=command, console=talk, quiet=quiet, log=log, warn=warn)
     except KeyboardInterrupt:
-        talk.print("interrupted; the same command continues", soft_wrap=True)
+        say("interrupted; the same command continues")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     if conclusion is None:
-        talk.print(f"stopped after {campaign.budget.max_minutes:g} minutes; the same command continues", soft_wrap=True)
+        say(f"stopped after {campaign.budget.max_minutes:g} minutes; the same command continues")
         raise typer.Exit(ExitCode.STOPPED)
     if json:
         print_json(as_json(conclusion.recommendation, conclusion.predictor))

@@ -70,7 +70,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     problem = planned_problem(spec)
     ledger = open_ledger(spec, workspace, problem)
     work(ledger, problem, SimulatedWorld(problem=problem, diverging=0.1).evaluate)
-    projection = Projection(spec, workspace, ledger, warn=pytest.fail)
+    projection = Projection(spec, workspace, ledger, log=lambda _: None, warn=pytest.fail)
     projection.update(ledger.rows())
     return Simulated(spec, workspace, ledger, conclude(spec, workspace, ledger, projection, log=lambda _: None))
 
