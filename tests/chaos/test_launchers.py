@@ -243,6 +243,18 @@ def test_a_preempted_job_is_requeued_and_its_trial_goes_on(
     report("submitit", seconds=time.monotonic() - began, preempted=preempted, failures=failures, runs=len(undisturbed))
 
 
+def test_run_without_workers_of_its_own_waits_for_those_elsewhere_and_concludes(
+    new_campaign: Callable[[str], Campaign], undisturbed: list[tuple[object, ...]]
+) -> None:
+    campaign = new_campaign("elsewhere")
+    process = campaign.start("workers.count=0")
+    until((campaign.results / "journal.log").exists, process)
+    worker = [sys.executable, "-m", "moe_search", "worker", "results"]
+    subprocess.run(worker, cwd=campaign.folder, env=campaign.environment, capture_output=True, check=True)
+    assert process.wait(GIVE_UP_SECONDS) == 0, campaign.said()
+    assert campaign.table() == undisturbed
+
+
 SLURM = """\
 ClusterName=tiny
 SlurmctldHost={host}(127.0.0.1)
