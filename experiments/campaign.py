@@ -16,6 +16,7 @@ from moe_search.experiments.opening import check_unchanged, open_campaign_corpus
 from moe_search.experiments.overview import overview
 from moe_search.experiments.progress import CampaignProgress
 from moe_search.experiments.projecting import Projection
+from moe_search.experiments.room import LEAST_TO_GO_ON, LEAST_TO_START, check_room
 from moe_search.experiments.spec.campaign import Spec
 from moe_search.experiments.spec.checks import check_possible
 from moe_search.experiments.workspace import Workspace
@@ -61,6 +62,7 @@ def run_campaign(
     """
     check_possible(spec)
     workspace = Workspace(spec)
+    check_room(workspace.folder, LEAST_TO_START, "does not start")
     launcher = make_launcher(spec.workers.launcher, spec.workers.options, _crew(spec, workspace, warn))
     workspace.prepare(spec, command)
     with workspace.locked():
@@ -81,6 +83,7 @@ def run_campaign(
                     ledger,
                     launcher,
                     projection,
+                    folder=workspace.folder,
                     deadline=deadline,
                     progress=CampaignProgress(console, quiet=quiet),
                 )
@@ -113,6 +116,7 @@ def _search(
     launcher: Launcher,
     projection: Projection,
     *,
+    folder: Path,
     deadline: float | None,
     progress: CampaignProgress,
 ) -> None:
@@ -120,6 +124,7 @@ def _search(
 
     Raises:
         Stopped: the wall-clock limit was reached.
+        ResourceError: the disk is nearly full; the workers have saved their state.
     """
     patient = Patience()
     rows = patient(ledger.rows)
@@ -130,6 +135,7 @@ def _search(
             launcher.start(count)
             ended = 0
             while True:
+                check_room(folder, LEAST_TO_GO_ON, "pauses, with its proxies saved")
                 alive = launcher.tend()
                 rows = patient(ledger.rows)
                 progress.update(patient(overview, ledger, rows))
