@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
+from moe_search.search.near_optimal import near_optimal
 from moe_search.search.problem import Problem
 from moe_search.search.suggest import Decision, decide, one_thread
 from moe_search.search.surrogate import Surrogate
@@ -28,7 +29,7 @@ FACTORS = (0.5, 1.0, 2.0)
 LEVELS = (0.8, 0.95)
 """Of the intervals whose coverage is counted."""
 SET_LEVEL = 0.95
-"""A design is near-optimal unless the choice is better with more than this probability."""
+"""Of the near-optimal set, :mod:`moe_search.search.near_optimal`."""
 PROBES, PROBES_SEED = 128, 29
 """Designs spread over the space, of which the near-optimal set's share is counted."""
 
@@ -210,12 +211,11 @@ def _near_optimal(
     with one_thread():
         surrogate = Surrogate.fit(problem, rows, form_for(problem, rows))
         assert surrogate is not None  # there is a decision
-        designs = [decision.design, best, *probes]
+        tried = [row.trial.design for row in rows]
+        designs = list(dict.fromkeys((decision.design, best, *probes, *tried)))
         mean, covariance = surrogate.predict(designs, [problem.target_scale] * len(designs))
-    difference = mean - mean[0]
-    variance = np.diag(covariance) + covariance[0, 0] - 2 * covariance[0]
-    inside = difference <= norm.ppf(SET_LEVEL) * np.sqrt(np.clip(variance, 0.0, None))
-    return bool(inside[1]), float(inside[2:].mean())
+    inside = near_optimal(mean, covariance, 0, SET_LEVEL)
+    return bool(inside[designs.index(best)]), float(np.mean([inside[designs.index(probe)] for probe in probes]))
 
 
 def _dearness(scale: Scale) -> tuple[int, int]:
