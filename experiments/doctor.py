@@ -47,6 +47,8 @@ class Diagnosis:
     backends: list[dict[str, Any]] = field(default_factory=list)
     gpus: list[dict[str, Any]] = field(default_factory=list)
     folders: list[dict[str, Any]] = field(default_factory=list)
+    campaign: dict[str, Any] | None = None
+    """What one campaign needs (:mod:`~moe_search.experiments.campaign_health`), where one was named."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

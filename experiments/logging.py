@@ -39,6 +39,7 @@ def start(*, as_json: bool = False) -> None:
     Raises:
         InvalidInputError: the environment asks for something else.
     """
+    _about.update(dict.fromkeys(_SUBJECTS))
     if as_json:
         os.environ[VARIABLE] = "json"
     said = os.environ.get(VARIABLE, "")
@@ -60,9 +61,14 @@ def event(name: str, message: str = "", *, level: int = logging.INFO, **fields: 
         LOGGER.log(level, "%s", message, extra={"event": name, "fields": fields})
 
 
+def bind(**subjects: Any) -> None:
+    """Name the ``campaign`` or ``worker`` of all that is logged from now on."""
+    _about.update(subjects)
+
+
 @contextmanager
 def about(**subjects: Any) -> Iterator[None]:
-    """Name the ``campaign``, ``trial`` or ``worker`` of all that is logged in the ``with`` block."""
+    """Name the ``trial`` of all that is logged in the ``with`` block, or what else it is about."""
     before = dict(_about)
     _about.update(subjects)
     try:

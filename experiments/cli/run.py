@@ -36,17 +36,18 @@ def run(
     from moe_search.experiments.campaign import run_campaign
     from moe_search.experiments.concluding import as_json
     from moe_search.experiments.draining import sigterm_as_ctrl_c
-    from moe_search.experiments.logging import about, start
+    from moe_search.experiments.logging import bind, start
     from moe_search.experiments.presenting import conclusion_lines, fits_table, recommendation_panel
     from moe_search.experiments.spec.loading import load_spec, shown
 
     start(as_json=log_json)
     chosen = [*(settings or ()), *([f"workers.count={workers}"] if workers is not None else [])]
     campaign = load_spec(spec, chosen)
+    bind(campaign=campaign.name)
     command = shlex.join(["moe-search", *sys.argv[1:]])
     log = (lambda _: None) if quiet else note
     try:
-        with sigterm_as_ctrl_c(), about(campaign=campaign.name):
+        with sigterm_as_ctrl_c():
             conclusion = run_campaign(campaign, command=command, console=talk, quiet=quiet, log=log, warn=warn)
     except KeyboardInterrupt:
         say("interrupted; the same command continues")

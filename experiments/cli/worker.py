@@ -28,7 +28,7 @@ def worker(
     """
     from moe_search.experiments.draining import leave_within
     from moe_search.experiments.evaluate import Stop
-    from moe_search.experiments.logging import about, start
+    from moe_search.experiments.logging import bind, start
     from moe_search.experiments.spec.loading import load_spec
     from moe_search.experiments.wording import counted
     from moe_search.experiments.working import work_on
@@ -39,8 +39,8 @@ def worker(
     campaign = load_spec(spec)
     leave_within(campaign.workers.grace_seconds, stop)
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    with about(campaign=campaign.name, worker=owner):
-        done = work_on(campaign, owner=owner, stop=stop, log=note)
-        if stop():
-            raise typer.Exit(ExitCode.INTERRUPTED)
-        note(f"{counted(done, 'proxy', 'proxies')} trained; nothing is left to do")
+    bind(campaign=campaign.name, worker=owner)
+    done = work_on(campaign, owner=owner, stop=stop, log=note)
+    if stop():
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    note(f"{counted(done, 'proxy', 'proxies')} trained; nothing is left to do")
