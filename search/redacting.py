@@ -8,14 +8,15 @@ import re
 HIDDEN = "***"
 REFERENCE = re.compile(r"\$\{(\w+)\}")
 """A variable of the environment, ``${NAME}``: it names a secret and is none."""
+_VALUE = r"(?P<value>\$\{\w+\}(?=[,.:;&#\s\"'<>)]|$)|[^&;#\s\"'<>]*)"
 _SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)"
 _URL = re.compile(rf"{_SCHEME}://(?P<user>.*)@(?P<rest>[^\s@]*)", re.DOTALL)  # a password may hold / ? # @ and spaces
 _IN_TEXT = re.compile(rf"{_SCHEME}://(?P<user>[^\s\"'<>]*)@")
 _QUERY = re.compile(
-    r"(?<=[?&;])(?P<name>[^=&;#\s]*(?:pass|pwd|secret|token|key|credential)[^=&;#\s]*)=(?P<value>[^&;#\s\"'<>]*)",
+    rf"(?<=[?&;])(?P<name>[^=&;#\s]*(?:pass|pwd|secret|token|key|credential)[^=&;#\s]*)={_VALUE}",
     re.IGNORECASE,
 )
-_SETTING = re.compile(r"\b(?P<name>(?:ssl)?password|passwd|pwd)=(?P<value>[^&;#\s\"'<>]+)", re.IGNORECASE)  # of libpq
+_SETTING = re.compile(rf"\b(?P<name>(?:ssl)?password|passwd|pwd)={_VALUE}", re.IGNORECASE)  # of libpq
 
 
 def redacted(text: str) -> str:
@@ -39,8 +40,7 @@ def _user(found: re.Match[str]) -> str:
     scheme, user = found["scheme"], found["user"]
     name, colon, password = user.partition(":")
     if scheme.lower().startswith("http"):
-        is_open = all(not part or REFERENCE.fullmatch(part) for part in (name, password)) or user == HIDDEN
-        user = user if is_open else HIDDEN
+        user = user if REFERENCE.fullmatch(password or name) else HIDDEN  # a name alone may be a token
     else:
         user = f"{name}{colon}{_hidden(password)}"
     return f"{scheme}://{user}@"

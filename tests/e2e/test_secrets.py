@@ -1,0 +1,44 @@
+"""A password from the environment is used, and is nowhere in what a campaign says and writes."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+SECRET, MARK = "Hunter2/@:?#&=", "Hunter2"
+REFERENCE = "${MOE_SEARCH_SECRET}"
+
+
+@pytest.mark.parametrize("log", ["", "json"])
+def test_nothing_that_a_campaign_writes_has_its_passwords(new_campaign: Any, postgresql: str, log: str) -> None:
+    name = f"secrets{log}"
+    campaign = new_campaign()
+    campaign.environment = campaign.environment | {"MOE_SEARCH_SECRET": SECRET, "MOE_SEARCH_LOG": log}
+    storage = postgresql.replace("postgres@", f"postgres:{REFERENCE}@")
+    assert storage != postgresql
+    mlflow = f"http://me:{REFERENCE}@127.0.0.1:9/x?api_key={REFERENCE}"  # nobody listens there, and errors name it
+    settings = [f"name={name}", f"storage={storage}", f"tracking.uri={mlflow}", "budget.max_minutes=0.05"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    run = campaign("run", "campaign.yaml", *options)
+    assert run.returncode == 3, run.stderr
+    shown = campaign("status", "results")
+    assert shown.returncode == 0, shown.stderr
+    said = [run.stdout, run.stderr, shown.stdout, shown.stderr]
+    assert "MLflow at http://" in run.stderr
+    refused = campaign("run", "campaign.yaml", "--set", f"storage={postgresql.replace('postgres@', f'me:{MARK}@')}")
+    assert refused.returncode == 2
+    assert "has a secret in it" in refused.stderr
+    said.append(refused.stderr)
+    missing = campaign("status", "results", "--json")
+    assert missing.returncode == 0
+    written = {path: path.read_bytes() for path in campaign.folder.rglob("*") if path.is_file()}
+    assert len(written) > 2
+    assert REFERENCE in (campaign.folder / "results" / "campaign.yaml").read_text()
+    assert not [text for text in said if MARK in text]
+    assert not [path for path, content in written.items() if MARK.encode() in content]
+    engine = sqlalchemy.create_engine(postgresql)
+    with engine.connect() as connection:
+        attributes = connection.execute(sqlalchemy.text("SELECT value_json FROM study_user_attributes")).scalars().all()
+    engine.dispose()
+    assert attributes
+    assert not [value for value in attributes if MARK in value]
