@@ -31,6 +31,7 @@ from steps import Events, Steps
 from moe_search.search import lease, worker
 from moe_search.search.budget import budget_of
 from moe_search.search.ledger import Ledger
+from moe_search.search.outbox import Outbox
 from moe_search.search.problem import Problem
 from moe_search.search.trial import Proposal, Report, Row, Trial
 from moe_search.search.worker import next_step, work
@@ -120,6 +121,7 @@ class Worker:
                 stop=lambda: self._is_asked_to_stop,
                 heartbeat_seconds=self._lease_seconds / 10,
                 report_seconds=0.0,
+                outbox=Outbox(self._folder / "outbox"),
             )
         except ResourceError as error:
             self._events("gave up", message=str(error))

@@ -339,7 +339,7 @@ def test_workers_on_a_database_server(
     server, name = postgresql_server, "storm"
     direct = server.url.removesuffix("postgres") + database("chaos")
     through = server.url_at(network.port).removesuffix("postgres") + "chaos"
-    size = {"tops": 85.0, "lag": 7, "cheap": True} if FULL else {"tops": 5.0, "lag": 3, "cheap": False}
+    size = {"tops": 100.0, "lag": 7, "cheap": True} if FULL else {"tops": 5.0, "lag": 3, "cheap": False}
     nursery = new_nursery(through, name=name, lease_seconds=3.0, **size)
     expected = [Row.model_validate(row) for row in nursery("undisturbed")]
     steps = passed(nursery, tmp_path / "alone", server.url.removesuffix("postgres") + database("chaos_alone"))
@@ -350,7 +350,7 @@ def test_workers_on_a_database_server(
 
 def test_workers_on_a_journal_file(new_nursery: Callable[..., Any], tmp_path: Path) -> None:
     storage, name = str(tmp_path / "journal.log"), "storm"
-    size = {"tops": 85.0, "lag": 7} if FULL else {"tops": 9.5, "lag": 3}
+    size = {"tops": 100.0, "lag": 7} if FULL else {"tops": 9.5, "lag": 3}
     nursery = new_nursery(storage, name=name, lease_seconds=20.0, cheap=True, **size)
     expected = [Row.model_validate(row) for row in nursery("undisturbed")]
     steps = passed(nursery, tmp_path / "alone", str(tmp_path / "alone" / "journal.log"))
