@@ -51,7 +51,7 @@ def _folder(workspace: Workspace, found: Diagnosis) -> dict[str, Any]:
         found.problems.append(str(error))
     if free < LEAST_TO_START:
         found.problems.append(
-            f"{workspace.folder} has {numbers.size(free)} left; a campaign needs {numbers.size(LEAST_TO_START)} to start"
+            f"{workspace.folder} has {numbers.size(free)} left; to start takes {numbers.size(LEAST_TO_START)}"
         )
     return {"path": str(workspace.folder), "writable": writable, "free_bytes": free}
 

@@ -1,6 +1,5 @@
 """What a campaign looks like now: a pure summary of its ledger."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -38,10 +37,6 @@ class Running(Frozen):
     """When the lease was last renewed, in seconds since the epoch; None: there is none."""
     is_held: bool
     """False: its worker is gone and the trial waits to be resumed."""
-    holder: int = 0
-    """How many have held the trial so far: the fencing token of its lease."""
-    expires_in: float | None = None
-    """Seconds until the lease ends unless it is renewed; negative once it has ended, None where there is none."""
     tokens: int
     """Training tokens so far, of ``scale.tokens``."""
     loss: float | None
@@ -116,8 +111,6 @@ def summarise(
                 attempt=lease.token if lease else 0,
                 renewed=lease.expires_at - lease_seconds if lease else None,
                 is_held=lease is not None and lease.is_held(),
-                holder=lease.token if lease else 0,
-                expires_in=round(lease.expires_at - time.time(), 1) if lease else None,
                 tokens=tokens,
                 loss=losses.get(tokens),
             )
