@@ -111,6 +111,8 @@ class WorkerJob:
             # Waited for without reaping it: checkpoint() interrupts this wait, and waits itself.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             code = process.wait()
+            if self._asked and code == Code.DONE:
+                code = int(Code.INTERRUPTED)  # whether anything is left, a worker that nobody has interrupted says
         finally:
             signal.signal(signal.SIGTERM, before)
         _write_json(note, asdict(Ended(code, last_words(log))))
@@ -312,6 +314,8 @@ class SlurmWorkers:
         while left and time.monotonic() < deadline:
             states = self._queue.states(left)
             if states is not None:
+                for job in sorted(job for job in left if states.get(job) == WAITING):  # requeued meanwhile
+                    self._queue.cancel(job)
                 left = {job for job in left if self._goes_on(job, states.get(job))}
             pause = time.monotonic() + SECONDS_BETWEEN_LOOKS
             while time.monotonic() < pause and any(self._ended(job) is None for job in left):

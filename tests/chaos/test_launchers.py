@@ -339,8 +339,8 @@ def test_a_slurm_cluster_preempts_requeues_and_is_left_clean(
     subprocess.run(["srun", "--partition=high", "--ntasks=1", "sleep", "1"], check=True, capture_output=True)
     until(lambda: len(workers_of(campaign)) == 2, process)
     running = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i"], capture_output=True, text=True, check=True)
-    subprocess.run(["scancel", "--signal=USR2", running.stdout.split()[0]], check=True)  # as at the end of its time
     before = set(workers_of(campaign))
+    subprocess.run(["scancel", "--signal=USR2", running.stdout.split()[0]], check=True)  # as at the end of its time
     until(lambda: set(workers_of(campaign)) != before, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(GIVE_UP_SECONDS) == 130, campaign.said()
