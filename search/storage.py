@@ -128,7 +128,8 @@ def open_storage(storage: str | Path, *, scope: str) -> Storage:
             fix="pip install 'moe-search[postgresql]'",
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
-        away = isinstance(error, sqlalchemy.exc.DBAPIError) and is_away(error)
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        away = isinstance(cause, sqlalchemy.exc.DBAPIError) and is_away(cause)
         raise (StorageAwayError if away else ResourceError)(f"storage {name}: {_first_line(error)}") from error
     raise InvalidInputError(f"storage {name} is not supported", where="storage", allowed=ALLOWED)
 

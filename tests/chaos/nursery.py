@@ -32,6 +32,7 @@ from moe_search.search import lease, worker
 from moe_search.search.budget import budget_of
 from moe_search.search.ledger import Ledger
 from moe_search.search.outbox import Outbox
+from moe_search.search.patience import Patience
 from moe_search.search.problem import Problem
 from moe_search.search.trial import Proposal, Report, Row, Trial
 from moe_search.search.worker import next_step, work
@@ -111,8 +112,10 @@ class Worker:
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         self._steps.install()
         try:
-            ledger = Ledger(
-                self._storage, name=self._name, problem=self._world.problem, lease_seconds=self._lease_seconds
+            ledger = Patience()(
+                lambda: Ledger(
+                    self._storage, name=self._name, problem=self._world.problem, lease_seconds=self._lease_seconds
+                )
             )
             work(
                 ledger,

@@ -44,8 +44,6 @@ PROTOCOL = {
     "leading, written": "append, (left|.*: after)|lead, leaving",
 }
 """Steps at which somebody has to be killed, and what :mod:`steps` calls them."""
-UNTIMED = re.compile("open, |fail, |give back, |heartbeat, |report, ")
-"""Further steps: they are killed at in the full version."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * GIVE_UP_SECONDS)]
 
@@ -379,6 +377,7 @@ def weathered(
     happened = events(folder)
     done = figures(kind, storm, expected, happened, seconds)
     assert_undisturbed(storage, name, expected, happened)
+    assert done["gave up"] == 0, "workers wait for an absent storage"
     there = {name for name, pattern in PROTOCOL.items() if any(re.fullmatch(pattern, step) for step in steps)}
     # A database stores and tells a result in one statement, so that nobody can die between the two.
     assert set(PROTOCOL) - there == ({"during tell"} if kind == "PostgreSQL" else set())
