@@ -4,6 +4,7 @@ Stopping early costs nothing: every worker saves its proxy and gives it back whi
 that is full in the middle of a write loses what was written.
 """
 
+import math
 import shutil
 from pathlib import Path
 
@@ -16,12 +17,13 @@ LEAST_TO_GO_ON = 200_000_000
 """Bytes: a last checkpoint of each worker, and the projections."""
 
 
-def free_bytes(folder: Path) -> int:
-    """Return the room where ``folder`` is or will be."""
+def free_bytes(folder: Path) -> float:
+    """Return the room where ``folder`` is or will be; infinite where the file system does not tell its size."""
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    return shutil.disk_usage(existing).free
+    usage = shutil.disk_usage(existing)
+    return usage.free if usage.total else math.inf
 
 
 def check_room(folder: Path, least: int, fate: str) -> None:
