@@ -14,9 +14,6 @@ from moe_search.search.outbox import Outbox
 from moe_search.search.patience import Patience
 from moe_search.search.worker import work
 
-SECONDS_BETWEEN_REPORTS = 1.0
-"""Between two points of a training curve: small proxies live for seconds."""
-
 
 def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[str], None]) -> int:
     """Train trials of a started campaign and return how many.
@@ -44,6 +41,6 @@ def work_on(spec: Spec, *, owner: str, stop: Callable[[], bool], log: Callable[[
         evaluate,
         owner=owner,
         stop=stop,
-        report_seconds=SECONDS_BETWEEN_REPORTS,
+        report_seconds=ledger.live_seconds,
         outbox=Outbox(workspace.folder / "outbox"),
     )

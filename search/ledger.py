@@ -160,6 +160,11 @@ class Ledger:
         """How rarely an idle worker may ask for a trial."""
         return self._table.slowest_poll_seconds
 
+    @property
+    def live_seconds(self) -> float:
+        """Least time between two live values of a trial."""
+        return self._table.live_seconds
+
     def rows(self) -> list[Row]:
         """Return the trial table, by number. A trial with a result is finished, told or not."""
         with storage_errors():

@@ -49,6 +49,7 @@ class OptunaTable:
     """
 
     slowest_poll_seconds = 1.0
+    live_seconds = 1.0
     version = None
 
     def __init__(self, storage: BaseStorage, locks: Exclusive, study_id: int) -> None:

@@ -55,6 +55,7 @@ class PostgreSQLTable:
     """
 
     slowest_poll_seconds = 10.0
+    live_seconds = 25.0
 
     def __init__(self, engine: Engine, locks: AdvisoryLocks, study_id: int, lease_seconds: float) -> None:
         self._engine = engine

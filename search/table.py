@@ -60,6 +60,9 @@ class Table(Protocol):
 
     slowest_poll_seconds: float
     """How rarely an idle worker may ask for a trial: a question to a file is free, one to a shared server is not."""
+    live_seconds: float
+    """Least time between two live values of a trial, for the same reason; where that is less than the heartbeat, they
+    renew the lease, and nothing else has to."""
 
     @property
     def version(self) -> int | None:
