@@ -55,7 +55,7 @@ class Outbox:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with partial.open("w", encoding="utf-8") as file:
-                json.dump({"hash": _hash(body), "body": body}, file)
+                json.dump({"hash": _hash(body), "body": body}, file, separators=(",", ":"))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
