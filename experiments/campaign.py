@@ -76,25 +76,26 @@ def run_campaign(
                 f"{spec.workers.count} workers share {spec.workers.in_flight} trials in flight, so some wait; "
                 "a new campaign may set workers.in_flight"
             )
-        with Projection(spec, workspace, ledger, log=log, warn=warn) as projection:
-            try:
-                _search(
-                    spec.workers.count,
-                    ledger,
-                    launcher,
-                    projection,
-                    folder=workspace.folder,
-                    deadline=deadline,
-                    progress=CampaignProgress(console, quiet=quiet),
-                )
-            except (Stopped, KeyboardInterrupt) as ended:
+        try:
+            with Projection(spec, workspace, ledger, log=log, warn=warn) as projection:
+                try:
+                    _search(
+                        spec.workers.count,
+                        ledger,
+                        launcher,
+                        projection,
+                        folder=workspace.folder,
+                        deadline=deadline,
+                        progress=CampaignProgress(console, quiet=quiet),
+                    )
+                except (Stopped, KeyboardInterrupt):
+                    projection.update(ledger.rows())
+                    raise
                 projection.update(ledger.rows())
-                if isinstance(ended, Stopped):
-                    return None
-                raise
-            projection.update(ledger.rows())
-            _drop_checkpoints(ledger, workspace.checkpoints)
-            return conclude(spec, workspace, ledger, projection, log=log)
+                _drop_checkpoints(ledger, workspace.checkpoints)
+                return conclude(spec, workspace, ledger, projection, log=log)
+        except Stopped:  # only here: an interrupted projection does not wait long for an MLflow server that is away
+            return None
 
 
 def _crew(spec: Spec, workspace: Workspace, warn: Callable[[str], None]) -> Crew:

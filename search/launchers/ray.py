@@ -2,8 +2,8 @@
 
 An actor holds the resources of one worker on one node and runs the worker as a process of its own below it. When the
 actor, its node or the worker dies, another actor is started wherever there is room, and the trial resumes there from
-its checkpoint once its lease is known to be lost. Several GPUs for one proxy are a placement group on one node, which
-keeps them for the worker when it is started again, and which Ray moves to another node when its own is gone.
+its checkpoint once its lease is known to be lost. A crew whose workers have several GPUs each gets a placement group on
+one node for every worker; a proxy trains on one GPU so far, so that no campaign asks for that yet.
 
 Actors belong to ``run``: they end with it, and their workers stop because their parent is gone.
 """
@@ -35,7 +35,7 @@ from moe_search.search.launching import (
 from moe_search.spaces.errors import InvalidInputError, ResourceError
 from moe_search.spaces.frozen import Frozen
 
-HANDED_ON = ("MOE_SEARCH_CACHE",)
+HANDED_ON = ("MOE_SEARCH_CACHE", "MOE_SEARCH_LOG")
 """Environment variables that workers on other machines get from ``run``; secrets are not among them."""
 CALLS_AT_ONCE = 4
 """To one actor: it works, and is asked where it is and to stop."""
