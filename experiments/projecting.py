@@ -19,13 +19,12 @@ from moe_search.experiments.workspace import Workspace
 from moe_search.scaling.runs import runs_to_frame, write_runs
 from moe_search.search.ledger import Ledger
 from moe_search.search.redacting import redacted
+from moe_search.search.table import History
 from moe_search.search.trial import Row
 from moe_search.spaces.resolve import resolve
 from moe_search.spaces.run import Run
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from moe_search.experiments.tracking import Tracker
 
 MOST_DOMAINS_AS_PARAMETERS = 12
@@ -103,8 +102,8 @@ class Projection:
         """Work out what is shown of the trials that have ended since; those before do not change any more."""
         new = [row for row in ended if row.trial.number not in self._tracked]
         if new:
-            frozen = {trial.number: trial for trial in self._ledger.study.get_trials(deepcopy=False)}
-            self._tracked |= {row.trial.number: tracked(row, frozen[row.trial.number], self._spec) for row in new}
+            history = self._ledger.history(row.trial.number for row in new)
+            self._tracked |= {row.trial.number: tracked(row, history[row.trial.number], self._spec) for row in new}
 
     def _trials(self) -> tuple[TrackedTrial, ...]:
         return tuple(self._tracked[number] for number in sorted(self._tracked))
@@ -145,18 +144,18 @@ def runs_frame(rows: Sequence[Row]) -> pl.DataFrame:
     return runs_to_frame([run for row in rows for run in row.runs])
 
 
-def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
+def tracked(row: Row, history: History, spec: Spec) -> TrackedTrial:
     """Return what MLflow shows of one ended trial.
 
     Args:
         row: the trial and its runs.
-        frozen: the same trial in Optuna, which knows its times and its training curve.
+        history: its times and its training curve.
         spec: the campaign.
     """
     trial, last = row.trial, row.runs[-1] if row.runs else None
     resolved = resolve(trial.design, trial.scale, spec.shape)
     realised = resolved.realised
-    start, end = _times(row, frozen)
+    start, end = _times(row, history)
     status = last.status if last is not None else "failed"
     schedule = schedule_name(trial.design.schedule)
     return TrackedTrial(
@@ -177,7 +176,7 @@ def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
             "reason": trial.reason,
         },
         params=_parameters(row, schedule),
-        metrics=_metrics(row.runs, frozen.intermediate_values),
+        metrics=_metrics(row.runs, history.curve),
         artifacts={
             "architecture.json": resolved.architecture.model_dump_json(indent=2),
             "design.json": trial.design.model_dump_json(indent=2),
@@ -186,14 +185,14 @@ def tracked(row: Row, frozen: "FrozenTrial", spec: Spec) -> TrackedTrial:
     )
 
 
-def _times(row: Row, frozen: "FrozenTrial") -> tuple[float, float]:
+def _times(row: Row, history: History) -> tuple[float, float]:
     """Return when a trial began and ended, in seconds since the epoch.
 
-    One whose result nobody has told yet (its worker was killed in between) has no end in Optuna; its runs know.
+    One whose result nobody has told yet (its worker was killed in between) has no end in the ledger; its runs know.
     """
     took = sum(run.wall_seconds or 0.0 for run in row.runs)
-    start = frozen.datetime_start.timestamp() if frozen.datetime_start else 0.0
-    end = frozen.datetime_complete.timestamp() if frozen.datetime_complete else start + took
+    start = history.started or 0.0
+    end = start + took if history.ended is None else history.ended
     return start or end, end
 
 

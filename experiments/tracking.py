@@ -3,7 +3,8 @@
 What a person sees there is a projection of the trial table, written by one process at a time and rebuilt at will: one
 parent run for the campaign, one child for each ended trial, keyed by tags, so that writing twice changes nothing. A
 child exists only once its trial has ended and is closed in the same breath; the parent stands at SCHEDULED (more to
-come) until the campaign is done. So no run is ever left RUNNING, whatever is killed.
+come) until the campaign is done. A kill between a child's creation and its end leaves one RUNNING until the next `run`
+closes it: MLflow cannot create a closed run.
 
 A request that was not answered may have been carried out. After every error the children are therefore looked up again
 before anything is written, and never is a request repeated blindly.

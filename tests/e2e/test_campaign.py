@@ -247,5 +247,6 @@ def test_another_seed_is_another_campaign_and_the_same_seed_the_same(new_campaig
     for campaign, workers in ((first, "1"), (second, "3")):
         assert campaign("run", "campaign.yaml", "--workers", workers).returncode == 0
     assert first.table() == second.table(), "the number of workers does not matter"
-    planned = [campaign.json("plan", "campaign.yaml")["initial"] for campaign in (first, second, other)]
-    assert planned[0] == planned[1] != planned[2]
+    plans = [campaign.json("plan", "campaign.yaml")["initial"] for campaign in (first, second, other)]
+    designs = [[(proxy["scale"], proxy["design"]) for proxy in plan] for plan in plans]
+    assert designs[0] == designs[1] != designs[2]

@@ -109,7 +109,8 @@ def test_the_recommendation_keeps_to_its_target(simulated: Simulated) -> None:
 def test_concluding_again_says_the_same(simulated: Simulated) -> None:
     spec, workspace, ledger, conclusion = simulated
     before = workspace.recommendation.read_text()
-    again = conclude(spec, workspace, ledger, Projection(spec, workspace, ledger, warn=pytest.fail), log=lambda _: None)
+    projection = Projection(spec, workspace, ledger, log=pytest.fail, warn=pytest.fail)
+    again = conclude(spec, workspace, ledger, projection, log=lambda _: None)
     assert again.recommendation == conclusion.recommendation
     assert workspace.recommendation.read_text() == before
 
@@ -120,7 +121,11 @@ def test_a_target_that_nothing_fits_leaves_fits_and_report(simulated: Simulated)
     workspace.report.unlink()
     with pytest.raises(InvalidInputError, match="memory_gb"):
         conclude(
-            impossible, workspace, ledger, Projection(spec, workspace, ledger, warn=pytest.fail), log=lambda _: None
+            impossible,
+            workspace,
+            ledger,
+            Projection(spec, workspace, ledger, log=pytest.fail, warn=pytest.fail),
+            log=lambda _: None,
         )
     assert "there is no recommendation" in workspace.report.read_text()
 
@@ -131,8 +136,9 @@ def test_nothing_finished_is_a_failure_with_its_reason(simulated: Simulated, tmp
     workspace.prepare(spec, "a test")
     ledger = open_ledger(spec, workspace, problem)
     work(ledger, problem, SimulatedWorld(problem=problem, diverging=1.0).evaluate)
+    projection = Projection(spec, workspace, ledger, log=pytest.fail, warn=pytest.fail)
     with pytest.raises(ResourceError, match="the loss is not a number"):
-        conclude(spec, workspace, ledger, Projection(spec, workspace, ledger, warn=pytest.fail), log=lambda _: None)
+        conclude(spec, workspace, ledger, projection, log=lambda _: None)
 
 
 def test_controls_are_no_candidates(simulated: Simulated) -> None:
