@@ -243,10 +243,10 @@ def test_the_ui_serves_the_page_of_runs_until_ctrl_c(finished: Any) -> None:
 
 @pytest.mark.slow
 def test_another_seed_is_another_campaign_and_the_same_seed_the_same(new_campaign: Any) -> None:
-    first, second, other = (new_campaign(seed=seed, budget=1.4e10) for seed in (1, 1, 2))
+    first, second = (new_campaign(seed=1, budget=1.4e10) for _ in range(2))
     for campaign, workers in ((first, "1"), (second, "3")):
         assert campaign("run", "campaign.yaml", "--workers", workers).returncode == 0
     assert first.table() == second.table(), "the number of workers does not matter"
-    plans = [campaign.json("plan", "campaign.yaml")["initial"] for campaign in (first, second, other)]
+    plans = [new_campaign(seed=seed).json("plan", "campaign.yaml")["initial"] for seed in (1, 1, 2)]
     designs = [[(proxy["scale"], proxy["design"]) for proxy in plan] for plan in plans]
     assert designs[0] == designs[1] != designs[2]
